@@ -1,0 +1,77 @@
+//! The one place that starts tasks.
+//!
+//! Work that outlives the request that asked for it belongs to the process: it is counted by
+//! kind, and shutdown waits for it.
+
+use std::future::Future;
+
+use prometheus::{IntGaugeVec, Opts, Registry};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The tasks of the process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    running: IntGaugeVec,
+}
+
+impl Tasks {
+    /// No tasks yet; the gauge of running ones is registered with `registry`.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let running = IntGaugeVec::new(
+            Opts::new("pierhead_tasks_running", "Tasks owned by the process, by kind"),
+            &["kind"],
+        )?;
+        registry.register(Box::new(running.clone()))?;
+        Ok(Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), running })
+    }
+
+    /// Starts `work` as a task of the process. Dropping the handle changes nothing.
+    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    pub fn spawn<F>(&self, kind: &'static str, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let running = Running::new(self.running.with_label_values(&[kind]));
+        tokio::spawn(self.tracker.track_future(async move {
+            let _running = running;
+            work.await
+        }))
+    }
+
+    /// Resolves when the process is asked to stop. Cancel-safe.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Asks everything to stop.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+    }
+
+    /// Waits until every task has ended; to be called after [`Tasks::stop`]. Cancel-safe.
+    pub async fn ended(&self) {
+        self.tracker.wait().await;
+    }
+}
+
+/// Counts a task for as long as it lives, also when it panics or is dropped.
+struct Running(prometheus::IntGauge);
+
+impl Running {
+    fn new(gauge: prometheus::IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,8 @@
+//! Pierhead.
+
+pub mod background;
+pub mod clock;
+pub mod oci;
+pub mod scope;
+pub mod secret;
+pub mod single_flight;
