@@ -2,7 +2,9 @@
 
 pub mod background;
 pub mod clock;
+pub mod net;
 pub mod oci;
 pub mod scope;
 pub mod secret;
 pub mod single_flight;
+pub mod upstream;

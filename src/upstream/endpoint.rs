@@ -1,0 +1,206 @@
+//! One endpoint of an upstream: where it is, how it wants to be logged in to, and whether it was
+//! in trouble lately.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::WWW_AUTHENTICATE;
+use url::Url;
+
+use crate::clock::Timestamp;
+use crate::oci::{Challenge, RepoName};
+use crate::secret::SafeUrl;
+
+use super::error::Failure;
+
+/// How long an endpoint in trouble is asked only after the others.
+const REST: Duration = Duration::from_secs(10);
+/// The longest rest that an endpoint can ask for with `Retry-After`.
+const REST_MAX: Duration = Duration::from_secs(300);
+
+/// One endpoint.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    /// Which one it is, counted from zero.
+    pub(super) index: usize,
+    /// Scheme, host, port and path prefix; no user, no password.
+    pub(super) base: Url,
+    /// For messages.
+    pub(super) host: Arc<str>,
+    /// How it wants to be logged in to, once it said so: the next repository needs no refusal
+    /// to learn it anew.
+    scheme: Mutex<Option<Arc<AuthScheme>>>,
+    resting_until_ms: AtomicU64,
+}
+
+/// How an endpoint wants to be logged in to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AuthScheme {
+    /// User and password on every request.
+    Basic,
+    /// A token from a token service.
+    Bearer {
+        /// The token service, as the endpoint wrote it.
+        realm: String,
+        /// What the token service calls the registry.
+        service: Option<String>,
+        /// What the token must be for.
+        scope: ScopeRule,
+    },
+}
+
+/// How the scope of a token follows from the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ScopeRule {
+    /// `repository:<prefix><name>:pull`; the prefix is empty but for registries that keep their
+    /// repositories under other names than they answer to.
+    Repository {
+        /// Before the name.
+        prefix: String,
+    },
+    /// Always the same, as `aws` on public.ecr.aws.
+    Fixed(String),
+}
+
+impl ScopeRule {
+    /// What `asked`, the scope in a challenge for `repo`, says about other repositories.
+    pub(super) fn of(asked: Option<&str>, repo: &RepoName) -> Self {
+        let Some(asked) = asked.filter(|asked| !asked.trim().is_empty()) else {
+            return Self::Repository { prefix: String::new() };
+        };
+        let prefix = asked
+            .strip_prefix("repository:")
+            .and_then(|rest| rest.rsplit_once(':'))
+            .and_then(|(name, _actions)| name.strip_suffix(repo.as_str()))
+            .filter(|prefix| prefix.is_empty() || prefix.ends_with('/'));
+        match prefix {
+            Some(prefix) => Self::Repository { prefix: prefix.to_owned() },
+            None => Self::Fixed(asked.to_owned()),
+        }
+    }
+
+    /// The scope for `repo`: never more than to pull.
+    pub(super) fn scope(&self, repo: &RepoName) -> String {
+        match self {
+            Self::Repository { prefix } => format!("repository:{prefix}{repo}:pull"),
+            Self::Fixed(scope) => scope.clone(),
+        }
+    }
+}
+
+/// The challenge of a 401 for `repo`, and whether it says that a token is for too little. A
+/// token service is preferred to Basic where both are offered.
+pub(super) fn challenge(headers: &HeaderMap, repo: &RepoName) -> Option<(AuthScheme, bool)> {
+    let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let mut found = None;
+    for challenge in Challenge::parse_all(values) {
+        match challenge {
+            Challenge::Bearer { realm, service, scope, error } => {
+                let scope = ScopeRule::of(scope.as_deref(), repo);
+                let too_little = error.as_deref() == Some("insufficient_scope");
+                return Some((AuthScheme::Bearer { realm, service, scope }, too_little));
+            }
+            Challenge::Basic { .. } => found = Some((AuthScheme::Basic, false)),
+            Challenge::Other { .. } => {}
+        }
+    }
+    found
+}
+
+impl Endpoint {
+    pub(super) fn new(index: usize, url: &Url) -> Self {
+        let mut base = url.clone();
+        // Only fails for URLs without a host, which have no user either.
+        let _ = base.set_username("");
+        let _ = base.set_password(None);
+        base.set_query(None);
+        base.set_fragment(None);
+        let host = match base.port() {
+            Some(port) => format!("{}:{port}", base.host_str().unwrap_or_default()),
+            None => base.host_str().unwrap_or_default().to_owned(),
+        };
+        Self {
+            index,
+            base,
+            host: host.into(),
+            scheme: Mutex::new(None),
+            resting_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// `<base>/v2/<path>?<query>`.
+    pub(super) fn url(&self, path: &str, query: &[(&str, &str)]) -> SafeUrl {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/v2/{path}", self.base.path().trim_end_matches('/')));
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        SafeUrl::new(url)
+    }
+
+    pub(super) fn scheme(&self) -> Option<Arc<AuthScheme>> {
+        self.scheme.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_scheme(&self, scheme: Arc<AuthScheme>) {
+        *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = Some(scheme);
+    }
+
+    pub(super) fn forget_scheme(&self) {
+        *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) fn is_resting(&self, now: Timestamp) -> bool {
+        now.unix_ms() < self.resting_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how a request went.
+    pub(super) fn note(&self, failure: Option<&Failure>, now: Timestamp) {
+        let until = match failure {
+            Some(Failure::RateLimited { retry_after: Some(after) }) => {
+                now.plus((*after).min(REST_MAX))
+            }
+            Some(failure) if failure.is_endpoint_trouble() => now.plus(REST),
+            Some(_) => return,
+            None => Timestamp::from_unix_ms(0),
+        };
+        self.resting_until_ms.store(until.unix_ms(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repo(name: &str) -> RepoName {
+        name.parse().expect("a name")
+    }
+
+    #[test]
+    fn a_scope_is_learnt_for_all_repositories() {
+        for (asked, for_another) in [
+            (None, "repository:b/c:pull"),
+            (Some("repository:a/x:pull"), "repository:b/c:pull"),
+            (Some("repository:a/x:pull,push"), "repository:b/c:pull"),
+            (Some("repository:mirror/a/x:pull"), "repository:mirror/b/c:pull"),
+            (Some("aws"), "aws"),
+            (Some("repository:za/x:pull"), "repository:za/x:pull"),
+            (Some("registry:catalog:*"), "registry:catalog:*"),
+            (Some(" "), "repository:b/c:pull"),
+        ] {
+            let rule = ScopeRule::of(asked, &repo("a/x"));
+            assert_eq!(rule.scope(&repo("b/c")), for_another, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn urls_keep_the_prefix_of_the_endpoint() {
+        let at = |base: &str| Endpoint::new(0, &base.parse().expect("a URL"));
+        let url = at("https://u:p@a:8443/art/").url("x/tags/list", &[("n", "2"), ("last", "a&b")]);
+        assert_eq!(url.expose().as_str(), "https://a:8443/art/v2/x/tags/list?n=2&last=a%26b");
+        assert_eq!(at("http://a").url("", &[]).expose().as_str(), "http://a/v2/");
+        assert_eq!(&*at("https://a:8443").host, "a:8443");
+    }
+}
