@@ -75,3 +75,69 @@ impl fmt::Display for Scope {
         write!(f, "{}/{}", self.upstream, self.repo)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn upstream_names() {
+        for text in
+            ["docker.io", "localhost:5000", "registry_1", "10.0.0.1:443", "a-b.c", "x:65535"]
+        {
+            assert_eq!(text.parse::<UpstreamName>().map(|n| n.to_string()), Ok(text.to_owned()));
+        }
+        for text in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "Docker.io",
+            "-a.b",
+            "a-.b",
+            "a/b",
+            "a b",
+            "a:",
+            ":5000",
+            "a:x",
+            "a:00",
+            "a:080",
+            "a:+80",
+            "a:65536",
+            "a:b:1",
+            "[::1]:5000",
+            "a@b",
+            "\u{e4}.io",
+            "a\0",
+        ] {
+            assert_eq!(text.parse::<UpstreamName>(), Err(UpstreamNameError), "{text:?}");
+        }
+        assert!("a".repeat(UPSTREAM_NAME_BYTES_MAX).parse::<UpstreamName>().is_ok());
+        assert!("a".repeat(UPSTREAM_NAME_BYTES_MAX + 1).parse::<UpstreamName>().is_err());
+    }
+
+    #[test]
+    fn a_scope_reads_as_an_image_without_its_tag() {
+        let scope =
+            Scope { upstream: "docker.io".parse().unwrap(), repo: "library/a".parse().unwrap() };
+        assert_eq!(scope.to_string(), "docker.io/library/a");
+    }
+
+    proptest! {
+        #[test]
+        fn display_parses_back(text in "[a-z0-9_]{1,9}(\\.[a-z0-9_]{1,9}){0,3}(:[1-9][0-9]{0,3})?") {
+            let name: UpstreamName = text.parse().unwrap();
+            prop_assert_eq!(name.to_string(), text);
+        }
+
+        #[test]
+        fn never_panics(text in "[a-b.:0-9-]{0,9}|\\PC*") {
+            if let Ok(name) = text.parse::<UpstreamName>() {
+                prop_assert_eq!(name.as_str(), text);
+            }
+        }
+    }
+}

@@ -175,6 +175,7 @@ impl Verified {
     }
 
     /// Hashes `content` and compares: the way to verify what is in memory whole.
+    #[allow(clippy::result_large_err, reason = "one a blob, and it is all digests")]
     pub fn check(content: &[u8], expected: &Digest) -> Result<Self, Mismatch> {
         let mut hasher = Hasher::new(expected.algorithm);
         hasher.update(content);
@@ -252,12 +253,101 @@ impl Hasher {
     }
 
     /// Ends the hashing and compares with the digest that was asked for.
+    #[allow(clippy::result_large_err, reason = "one a blob, and it is all digests")]
     pub fn verify(self, expected: &Digest) -> Result<Verified, Mismatch> {
         let verified = self.finish();
         if verified.digest == *expected {
             Ok(verified)
         } else {
             Err(Mismatch { expected: *expected, actual: verified.digest, len: verified.len })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn any_algorithm() -> impl Strategy<Value = Algorithm> {
+        prop_oneof![Just(Algorithm::Sha256), Just(Algorithm::Sha512)]
+    }
+
+    #[test]
+    fn known_digests() {
+        assert_eq!(Digest::sha256(b"").to_string(), EMPTY);
+        assert_eq!(
+            Digest::of(Algorithm::Sha512, b"abc").to_string(),
+            "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+             2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"
+        );
+    }
+
+    #[test]
+    fn what_is_not_a_digest() {
+        let encoded = &EMPTY["sha256:".len()..];
+        for (text, error) in [
+            (String::new(), DigestError::NoAlgorithm),
+            (encoded.to_owned(), DigestError::NoAlgorithm),
+            (format!("sha384:{encoded}{}", &encoded[..32]), DigestError::UnsupportedAlgorithm),
+            (format!("SHA256:{encoded}"), DigestError::UnsupportedAlgorithm),
+            (format!("sha256+b64u:{encoded}"), DigestError::UnsupportedAlgorithm),
+            (format!(":{encoded}"), DigestError::UnsupportedAlgorithm),
+            (format!("sha256:{}", &encoded[1..]), DigestError::WrongLength),
+            (format!("sha256:{encoded}0"), DigestError::WrongLength),
+            (format!("sha512:{encoded}"), DigestError::WrongLength),
+            (EMPTY.replace('e', "E"), DigestError::NotLowerHex),
+            (EMPTY.replace("e3", "g3"), DigestError::NotLowerHex),
+            (EMPTY.replace("e3", "\u{e4}"), DigestError::NotLowerHex),
+            (EMPTY.replace("a4", "/.").replace(":e3", ":.."), DigestError::NotLowerHex),
+        ] {
+            assert_eq!(text.parse::<Digest>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn mismatches_say_what_arrived() {
+        let expected = Digest::sha256(b"expected");
+        let mismatch = Verified::check(b"actual", &expected).unwrap_err();
+        assert_eq!(mismatch, Mismatch { expected, actual: Digest::sha256(b"actual"), len: 6 });
+        assert!(Verified::check(b"", &EMPTY.parse().unwrap()).unwrap().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn display_parses_back(algorithm in any_algorithm(), content in any::<Vec<u8>>()) {
+            let digest = Digest::of(algorithm, &content);
+            let text = digest.to_string();
+            prop_assert!(text.len() <= DIGEST_TEXT_BYTES_MAX);
+            prop_assert_eq!(text.parse(), Ok(digest));
+            prop_assert_eq!(text, format!("{algorithm}:{}", digest.encoded()));
+            let json = serde_json::to_string(&digest).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+        }
+
+        #[test]
+        fn pieces_hash_as_the_whole(
+            algorithm in any_algorithm(),
+            content in any::<Vec<u8>>(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let (left, right) = content.split_at(cut.index(content.len() + 1));
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(left);
+            hasher.update(right);
+            prop_assert_eq!(hasher.len(), content.len() as u64);
+            let verified = hasher.verify(&Digest::of(algorithm, &content)).unwrap();
+            prop_assert_eq!(verified.len(), content.len() as u64);
+        }
+
+        #[test]
+        fn never_panics(text in "(sha256:|sha512:)?[0-9a-f]{0,130}|\\PC*") {
+            if let Ok(digest) = text.parse::<Digest>() {
+                prop_assert_eq!(digest.to_string(), text);
+            }
         }
     }
 }

@@ -79,3 +79,73 @@ impl fmt::Debug for RepoName {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names() {
+        for text in [
+            "a",
+            "0",
+            "library/redis",
+            "a/b/c/d",
+            "a--b",
+            "a---b",
+            "a.b",
+            "a_b",
+            "a__b",
+            "a-b/c.d_e",
+        ] {
+            assert_eq!(text.parse::<RepoName>().map(|n| n.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_name() {
+        for text in [
+            "", "/", "/a", "a/", "a//b", "A", "a/B", "a..b", "a___b", "a._b", "a.-b", "a_-b", "-a",
+            "a-", ".a", "a.", "_a", "a_", "a/../b", "..", ".", "a b", "a:b", "a@b", "a%2fb",
+            "\u{e4}", "a\0", "a\n", "a\\b",
+        ] {
+            assert_eq!(text.parse::<RepoName>(), Err(NameError::Malformed), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_have_a_limit() {
+        assert!("a".repeat(NAME_BYTES_MAX).parse::<RepoName>().is_ok());
+        assert_eq!("a".repeat(NAME_BYTES_MAX + 1).parse::<RepoName>(), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn the_first_component_splits_off() {
+        let split = |text: &str| {
+            let name: RepoName = text.parse().unwrap();
+            name.split_first().map(|(first, rest)| (first.to_owned(), rest.to_owned()))
+        };
+        assert_eq!(split("a/b/c"), Some(("a".to_owned(), "b/c".to_owned())));
+        assert_eq!(split("a"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_specification_s_names_are_names(
+            text in "[a-z0-9]{1,3}((\\.|_|__|-{1,3})[a-z0-9]{1,3}){0,3}(/[a-z0-9]{1,3}((\\.|_|__|-{1,3})[a-z0-9]{1,3}){0,3}){0,4}"
+        ) {
+            let name: RepoName = text.parse().unwrap();
+            prop_assert_eq!(name.as_str(), text);
+        }
+
+        #[test]
+        fn never_panics(text in "[a-b._/-]{0,9}|\\PC*") {
+            if let Ok(name) = text.parse::<RepoName>() {
+                prop_assert_eq!(name.to_string(), text.clone());
+                prop_assert!(!text.contains("..") && !text.starts_with('/'));
+            }
+        }
+    }
+}

@@ -46,3 +46,36 @@ impl fmt::Display for Reference {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_colon_tells() {
+        let digest = Digest::sha256(b"");
+        assert_eq!(digest.to_string().parse(), Ok(Reference::Digest(digest)));
+        assert_eq!("latest".parse(), Ok(Reference::Tag("latest".parse().unwrap())));
+        let tag = digest.to_string().replace(':', "-");
+        assert_eq!(tag.parse(), Ok(Reference::Tag(tag.parse().unwrap())));
+        for (text, error) in [
+            ("", ReferenceError::Tag(TagError)),
+            ("a/b", ReferenceError::Tag(TagError)),
+            ("latest:", ReferenceError::Digest(DigestError::UnsupportedAlgorithm)),
+            ("sha256:abc", ReferenceError::Digest(DigestError::WrongLength)),
+        ] {
+            assert_eq!(text.parse::<Reference>(), Err(error), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn display_parses_back(text in "(sha256:|sha512:)?[0-9a-f]{0,130}|\\PC*") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(reference.to_string(), text);
+            }
+        }
+    }
+}

@@ -56,3 +56,37 @@ impl fmt::Debug for Tag {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn tags() {
+        for text in ["latest", "1.0.0", "_", "A-b_c.D", "sha256-abc", "0"] {
+            assert_eq!(text.parse::<Tag>().map(|tag| tag.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", ".a", "-a", "a/b", "a:b", "a b", "a+b", "\u{e4}", "a\n", ".."] {
+            assert_eq!(text.parse::<Tag>(), Err(TagError), "{text:?}");
+        }
+        assert!("a".repeat(TAG_BYTES_MAX).parse::<Tag>().is_ok());
+        assert!("a".repeat(TAG_BYTES_MAX + 1).parse::<Tag>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn the_specification_s_tags_are_tags(text in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}") {
+            let tag: Tag = text.parse().unwrap();
+            prop_assert_eq!(tag.as_str(), text);
+        }
+
+        #[test]
+        fn never_panics(text in "\\PC*") {
+            if let Ok(tag) = text.parse::<Tag>() {
+                prop_assert_eq!(tag.to_string(), text);
+            }
+        }
+    }
+}
