@@ -1,0 +1,3 @@
+//! The client of upstream registries.
+
+pub mod settings;
