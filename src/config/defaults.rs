@@ -1,0 +1,34 @@
+//! The values of keys that were not set. A test holds the commented example to them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+pub(super) const LISTEN: SocketAddr = SocketAddr::new(LOOPBACK, 5000);
+pub(super) const ADMIN_LISTEN: SocketAddr = SocketAddr::new(LOOPBACK, 5001);
+pub(super) const CONNECTIONS_MAX: usize = 4096;
+pub(super) const SERVER_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const HEADER_BYTES_MAX: usize = 64 << 10;
+pub(super) const WRITE_SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const HTTP2_STREAMS_MAX: u32 = 256;
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) const STORAGE_PATH: &str = "pierhead-data";
+pub(super) const STORAGE_MAX_SIZE: u64 = 50 << 30;
+pub(super) const STORAGE_MIN_FREE: u64 = 1 << 30;
+
+pub(super) const TAG_TTL: Duration = Duration::from_secs(60);
+pub(super) const ABSENT_TTL: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const UPSTREAM_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) const HOSTED_PREFIX: &str = "hosted/";
+
+pub(super) const FILL_CONCURRENT_MAX: usize = 256;
+pub(super) const BLOB_SIZE_MAX: u64 = 1 << 40;
+pub(super) const SERVE_UNVERIFIED_RANGES: bool = true;
+pub(super) const CONDEMNED_FOR: Duration = Duration::from_secs(600);
+/// containerd 2.3 and later gives up after 30 s.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(25);

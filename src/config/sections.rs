@@ -1,0 +1,296 @@
+//! The keys of the configuration, each once, and the reading of a file into them.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Problems, printable};
+use super::source::{At, Origin};
+use super::suggest::closest;
+use super::values::{
+    Alias, BaseUrl, Count, FilePath, HostName, HostedPrefix, List, Listen, NamedHost, Period,
+    PublicUrl, Refusal, Size, Timeout, UserName, Value,
+};
+use super::{LogFormat, LogLevel};
+use crate::scope::UpstreamName;
+
+/// A table of keys.
+pub(super) trait Section {
+    /// What it is called in messages.
+    const LABEL: &'static str;
+    /// Its keys.
+    const KEYS: &'static [&'static str];
+    /// Keys that are promised for later versions.
+    const LATER: &'static [&'static str];
+    /// Sets a key; none if there is no such key.
+    fn set(
+        &mut self,
+        key: &str,
+        value: &DeValue<'_>,
+        origin: &Origin,
+    ) -> Option<Result<(), Refusal>>;
+}
+
+/// One list of keys makes the struct, the names and the reader: they cannot disagree.
+macro_rules! section {
+    (
+        $(#[$doc:meta])*
+        $name:ident, $label:literal, later: [$($later:literal),*],
+        $($field:ident: $type:ty,)*
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub(super) struct $name {
+            $(pub(super) $field: Option<At<$type>>,)*
+        }
+
+        impl Section for $name {
+            const LABEL: &'static str = $label;
+            const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
+            const LATER: &'static [&'static str] = &[$($later),*];
+
+            fn set(
+                &mut self,
+                key: &str,
+                value: &DeValue<'_>,
+                origin: &Origin,
+            ) -> Option<Result<(), Refusal>> {
+                match key {
+                    $(stringify!($field) => Some(<$type as Value>::read(value).map(|value| {
+                        self.$field = Some(At { value, origin: origin.clone() });
+                    })),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+section! {
+    /// `[server]`
+    ServerSection, "[server]", later: ["tls", "trusted_proxies"],
+    listen: Listen,
+    admin_listen: Listen,
+    public_url: PublicUrl,
+    connections_max: Count<1, 1_000_000>,
+    header_timeout: Timeout,
+    // Below 8 KiB hyper cannot hold a request head.
+    header_bytes_max: Size<{ 8 << 10 }, { 1 << 20 }>,
+    write_silence_timeout: Timeout,
+    http2_streams_max: Count<1, 65_536>,
+    drain_timeout: Period,
+}
+
+section! {
+    /// `[storage]`
+    StorageSection, "[storage]", later: [],
+    path: FilePath,
+    max_size: Size<1, { i64::MAX as u64 }>,
+    min_free: Size<0, { i64::MAX as u64 }>,
+}
+
+section! {
+    /// `[upstream."NAME"]`
+    UpstreamSection, "[upstream.\"NAME\"]", later: ["stale"],
+    enabled: bool,
+    endpoints: List<BaseUrl>,
+    default: bool,
+    alias: Alias,
+    hosts: List<NamedHost>,
+    tag_ttl: Period,
+    absent_ttl: Period,
+    username: UserName,
+    password_file: FilePath,
+    token_file: FilePath,
+    public_read: bool,
+    ca_file: FilePath,
+    proxy: BaseUrl,
+    auth_hosts: List<HostName>,
+    redirect_hosts: List<HostName>,
+    connect_timeout: Timeout,
+    header_timeout: Timeout,
+    silence_timeout: Timeout,
+}
+
+section! {
+    /// `[hosted]`
+    HostedSection, "[hosted]", later: ["anonymous_push", "create_on_push"],
+    prefixes: List<HostedPrefix>,
+}
+
+section! {
+    /// `[fill]`
+    FillSection, "[fill]", later: ["connections", "parallel_above", "private_max"],
+    concurrent_max: Count<1, 1_000_000>,
+    blob_size_max: Size<1, { i64::MAX as u64 }>,
+    serve_unverified_ranges: bool,
+    condemned_for: Period,
+    answer_within: Timeout,
+}
+
+section! {
+    /// `[log]`
+    LogSection, "[log]", later: [],
+    level: LogLevel,
+    format: LogFormat,
+}
+
+/// The tables at the top.
+const TABLES: [&str; 6] = ["server", "storage", "upstream", "hosted", "fill", "log"];
+
+/// Tables that are promised for later versions.
+const LATER_TABLES: [&str; 2] = ["plugin", "chain"];
+
+/// Every key with its section, to tell where a misplaced one belongs.
+const SECTIONS: [(&str, &[&str]); 6] = [
+    (ServerSection::LABEL, ServerSection::KEYS),
+    (StorageSection::LABEL, StorageSection::KEYS),
+    (UpstreamSection::LABEL, UpstreamSection::KEYS),
+    (HostedSection::LABEL, HostedSection::KEYS),
+    (FillSection::LABEL, FillSection::KEYS),
+    (LogSection::LABEL, LogSection::KEYS),
+];
+
+/// What was set, and where; what was not set is absent.
+#[derive(Debug, Default)]
+pub(super) struct Raw {
+    pub(super) server: ServerSection,
+    pub(super) storage: StorageSection,
+    pub(super) upstream: BTreeMap<UpstreamName, RawUpstream>,
+    pub(super) hosted: HostedSection,
+    pub(super) fill: FillSection,
+    pub(super) log: LogSection,
+}
+
+/// One upstream's table.
+#[derive(Debug)]
+pub(super) struct RawUpstream {
+    /// Where its header stands.
+    pub(super) origin: Origin,
+    /// Its keys.
+    pub(super) keys: UpstreamSection,
+}
+
+impl Raw {
+    /// Reads a document, noting everything wrong with it.
+    pub(super) fn read(document: &DeTable<'_>, problems: &mut Problems<'_>) -> Self {
+        let mut raw = Self::default();
+        for (key, value) in document {
+            let name = key.get_ref().as_ref();
+            if !TABLES.contains(&name) {
+                unknown_table(name, &Origin::File(key.span()), problems);
+                continue;
+            }
+            let DeValue::Table(table) = value.get_ref() else {
+                let origin = Origin::File(value.span());
+                let help = format!("write [{name}] and its keys on lines of their own");
+                problems.add(&origin, format!("`{name}` is a table"), Some(&help));
+                continue;
+            };
+            match name {
+                "server" => read_keys(&mut raw.server, table, problems),
+                "storage" => read_keys(&mut raw.storage, table, problems),
+                "hosted" => read_keys(&mut raw.hosted, table, problems),
+                "fill" => read_keys(&mut raw.fill, table, problems),
+                "log" => read_keys(&mut raw.log, table, problems),
+                _ => read_upstreams(&mut raw.upstream, table, problems),
+            }
+        }
+        raw
+    }
+}
+
+fn read_keys<S: Section>(section: &mut S, table: &DeTable<'_>, problems: &mut Problems<'_>) {
+    for (key, value) in table {
+        let name = key.get_ref().as_ref();
+        let origin = Origin::File(value.span());
+        match section.set(name, value.get_ref(), &origin) {
+            Some(Ok(())) => {}
+            Some(Err(refusal)) => {
+                let origin = refusal.span.map_or(origin, Origin::File);
+                problems.add(&origin, format!("`{name}`: {}", refusal.message), None);
+            }
+            None => unknown_key::<S>(name, &Origin::File(key.span()), problems),
+        }
+    }
+}
+
+fn read_upstreams(
+    upstreams: &mut BTreeMap<UpstreamName, RawUpstream>,
+    table: &DeTable<'_>,
+    problems: &mut Problems<'_>,
+) {
+    for (key, value) in table {
+        let origin = Origin::File(key.span());
+        let name = match key.get_ref().parse::<UpstreamName>() {
+            Ok(name) => name,
+            Err(error) => {
+                problems.add(&origin, error.to_string(), None);
+                continue;
+            }
+        };
+        let DeValue::Table(table) = value.get_ref() else {
+            let message = "an upstream is a table, and a key of one stands in its table";
+            let help = "such as [upstream.\"docker.io\"]";
+            problems.add(&origin, message, Some(help));
+            continue;
+        };
+        if let Some((inner, _)) = dotted(table) {
+            let message = "a name with dots needs quotes";
+            let help = format!("[upstream.\"{name}.{}\"]", printable(inner));
+            problems.add(&origin, message, Some(&help));
+            continue;
+        }
+        let mut keys = UpstreamSection::default();
+        read_keys(&mut keys, table, problems);
+        upstreams.insert(name, RawUpstream { origin, keys });
+    }
+}
+
+/// `[upstream.ghcr.io]` without quotes is a table in a table.
+fn dotted<'t>(table: &'t DeTable<'_>) -> Option<(&'t str, &'t Spanned<DeValue<'t>>)> {
+    table.iter().map(|(key, value)| (key.get_ref().as_ref(), value)).find(|(key, value)| {
+        value.get_ref().is_table()
+            && !UpstreamSection::KEYS.contains(key)
+            && !UpstreamSection::LATER.contains(key)
+    })
+}
+
+/// Notes that there is no such table.
+pub(super) fn unknown_table(name: &str, origin: &Origin, problems: &mut Problems<'_>) {
+    let shown = printable(name);
+    if LATER_TABLES.contains(&name) {
+        let message = format!("[{shown}] is not supported by this version");
+        problems.add(origin, message, Some("remove it"));
+        return;
+    }
+    let help = match closest(name, TABLES) {
+        Some(table) => format!("did you mean [{table}]?"),
+        None => match SECTIONS.iter().find(|(_, keys)| keys.contains(&name)) {
+            Some((section, _)) => format!("it belongs under {section}"),
+            None => format!("the sections are {}", TABLES.join(", ")),
+        },
+    };
+    problems.add(origin, format!("there is no section [{shown}]"), Some(&help));
+}
+
+/// Notes that a section has no such key.
+pub(super) fn unknown_key<S: Section>(name: &str, origin: &Origin, problems: &mut Problems<'_>) {
+    let shown = printable(name);
+    if S::LATER.contains(&name) {
+        let message = format!("`{shown}` in {} is not supported by this version", S::LABEL);
+        problems.add(origin, message, Some("remove it"));
+        return;
+    }
+    let elsewhere = SECTIONS.iter().find(|(_, keys)| keys.contains(&name));
+    let help = match (closest(name, S::KEYS.iter().copied()), elsewhere) {
+        (_, Some((section, _))) => format!("it belongs under {section}"),
+        (Some(key), None) => format!("did you mean `{key}`?"),
+        _ if S::LABEL == UpstreamSection::LABEL && matches!(name, "password" | "token") => {
+            format!("secrets stand in files of their own: `{name}_file`")
+        }
+        (None, None) => format!("the keys here are {}", S::KEYS.join(", ")),
+    };
+    problems.add(origin, format!("there is no key `{shown}` in {}", S::LABEL), Some(&help));
+}

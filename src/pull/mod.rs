@@ -1,0 +1,3 @@
+//! The pull-through engine.
+
+pub mod settings;
