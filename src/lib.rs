@@ -6,3 +6,4 @@ pub mod oci;
 pub mod scope;
 pub mod secret;
 pub mod single_flight;
+pub mod store;
