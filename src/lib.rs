@@ -27,4 +27,5 @@ pub mod pull;
 pub mod scope;
 pub mod secret;
 pub mod single_flight;
+pub mod store;
 pub mod upstream;

@@ -1,0 +1,408 @@
+//! Blobs as files.
+//!
+//! ```text
+//! <root>/lock                                     held by the Pierhead that uses the root
+//! <root>/blobs-v1/<algorithm>/<first two>/<hex>   one file per blob, never changed once there
+//! <root>/spool-v1/<number>                        content on its way in; removed at start
+//! ```
+//! The version in a path is that of the format below it. A newer one beside it belongs to a newer
+//! Pierhead and is left alone.
+//!
+//! A commit survives a crash at any point, because of its order: the file's content reaches the
+//! disk, then the file gets its name, then the name reaches the disk. So a name always stands for
+//! whole content.
+
+mod read;
+mod spool;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use moka::sync::Cache;
+
+use super::{Blob, BlobStore, Spool};
+use crate::oci::{Algorithm, Digest};
+use crate::store::{StoreError, StoreErrorKind, blocking};
+use read::CommittedFile;
+use spool::FsSpool;
+
+const BLOBS_DIR: &str = "blobs-v1";
+const SPOOL_DIR: &str = "spool-v1";
+const LOCK_FILE: &str = "lock";
+
+/// Directories: nobody but the owner writes, the group may look (backups).
+const DIR_MODE: u32 = 0o750;
+/// Files on their way in.
+const SPOOL_MODE: u32 = 0o640;
+/// Committed files: nobody writes.
+const BLOB_MODE: u32 = 0o440;
+
+/// Hexadecimal digits of a digest that name its directory: 256 directories keep each of them
+/// small up to millions of blobs.
+const SHARD_DIGITS: usize = 2;
+
+/// The algorithms, in the order of their digests.
+const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
+
+/// Choices of an [`FsBlobs`].
+#[derive(Clone, Copy, Debug)]
+pub struct FsOptions {
+    /// Blobs that are kept open for their next reader, each with a file descriptor and a mapping.
+    pub open_blobs_max: u64,
+}
+
+/// Well below the 1024 file descriptors that many systems allow a process.
+const OPEN_BLOBS_MAX: u64 = 256;
+
+impl Default for FsOptions {
+    fn default() -> Self {
+        Self { open_blobs_max: OPEN_BLOBS_MAX }
+    }
+}
+
+/// A [`BlobStore`] in a directory of its own. Cheap to clone; clones share the directory's lock,
+/// which is released when the last of them, and of their spools, is gone.
+#[derive(Clone, Debug)]
+pub struct FsBlobs(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    blobs: PathBuf,
+    spool: PathBuf,
+    /// Opened blobs with their mappings: a hit that is warm costs no system call.
+    open: Cache<Digest, Blob>,
+    /// Counts removals, so that one that overtakes an opening is noticed.
+    removals: AtomicU64,
+    spools: AtomicU64,
+    /// Held, not read: closing it releases the lock.
+    _lock: File,
+}
+
+impl FsBlobs {
+    /// Opens the store below `root`, creating what is missing and removing what an earlier
+    /// process left in the spool.
+    ///
+    /// Fails with [`StoreErrorKind::Locked`] if another process uses `root`. Cancel-safe.
+    pub async fn open(root: &Path, options: FsOptions) -> Result<Self, StoreError> {
+        let root = root.to_owned();
+        blocking("open the storage", move || Self::open_blocking(&root, options)).await
+    }
+
+    fn open_blocking(root: &Path, options: FsOptions) -> Result<Self, StoreError> {
+        create_dirs(root)?;
+        let lock = lock(&root.join(LOCK_FILE))?;
+        let blobs = root.join(BLOBS_DIR);
+        for algorithm in ALGORITHMS {
+            create_dirs(&blobs.join(algorithm.as_str()))?;
+        }
+        let spool = root.join(SPOOL_DIR);
+        create_dirs(&spool)?;
+        remove_stale(&spool)?;
+        // The directories themselves must survive a crash as surely as what is put into them.
+        for dir in [blobs.as_path(), root] {
+            sync_dir(dir)?;
+        }
+        Ok(Self(Arc::new(Shared {
+            blobs,
+            spool,
+            open: Cache::builder().name("open blobs").max_capacity(options.open_blobs_max).build(),
+            removals: AtomicU64::new(0),
+            spools: AtomicU64::new(0),
+            _lock: lock,
+        })))
+    }
+}
+
+#[async_trait]
+impl BlobStore for FsBlobs {
+    async fn open(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        if let Some(blob) = self.0.open.get(digest) {
+            return Ok(Some(blob));
+        }
+        let (shared, digest) = (Arc::clone(&self.0), *digest);
+        blocking("open a blob", move || shared.open_blob(&digest)).await
+    }
+
+    async fn contains(&self, digest: &Digest) -> Result<bool, StoreError> {
+        if self.0.open.contains_key(digest) {
+            return Ok(true);
+        }
+        let (shared, digest) = (Arc::clone(&self.0), *digest);
+        blocking("look for a blob", move || {
+            let path = shared.blob_path(&digest);
+            Ok(stored_len(&path, &digest)?.is_some())
+        })
+        .await
+    }
+
+    async fn spool(&self, _size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError> {
+        let shared = Arc::clone(&self.0);
+        blocking("create a spool file", move || {
+            let path = shared.next_spool_path();
+            let spool: Box<dyn Spool> = Box::new(FsSpool::create(shared, path)?);
+            Ok(spool)
+        })
+        .await
+    }
+
+    async fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let (shared, digest) = (Arc::clone(&self.0), *digest);
+        blocking("remove a blob", move || shared.remove_blob(&digest)).await
+    }
+
+    async fn list(
+        &self,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let (shared, after) = (Arc::clone(&self.0), after.copied());
+        blocking("list the blobs", move || shared.list_blobs(after.as_ref(), limit)).await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.0);
+        blocking("probe the storage", move || {
+            let path = shared.next_spool_path();
+            let written = create_new(&path).and_then(|mut file| {
+                file.write_all(b"probe")?;
+                // Some file systems find out only now that there is no room.
+                file.sync_all()
+            });
+            let removed = fs::remove_file(&path);
+            written
+                .and(removed)
+                .map_err(|cause| StoreError::io(format!("write {}", path.display()), cause))
+        })
+        .await
+    }
+}
+
+impl Shared {
+    fn shard_path(&self, algorithm: Algorithm, shard: &str) -> PathBuf {
+        self.blobs.join(algorithm.as_str()).join(shard)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        let encoded = digest.encoded();
+        self.shard_path(digest.algorithm(), &encoded[..SHARD_DIGITS]).join(encoded)
+    }
+
+    /// No two of one process are the same, and of earlier processes none is left.
+    fn next_spool_path(&self) -> PathBuf {
+        let number = self.spools.fetch_add(1, Ordering::Relaxed);
+        self.spool.join(format!("{number:016x}"))
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        let removals = self.removals.load(Ordering::SeqCst);
+        let path = self.blob_path(digest);
+        let doing = || format!("open {}", path.display());
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(StoreError::io(doing(), cause)),
+        };
+        let metadata = file.metadata().map_err(|cause| StoreError::io(doing(), cause))?;
+        if !is_sane(&metadata, digest) {
+            warn_insane(&path);
+            return Ok(None);
+        }
+        Ok(Some(self.keep_open(digest, Arc::new(file), metadata.len(), removals)))
+    }
+
+    /// Hands out a committed file and keeps it open for its next reader. `removals` is the count
+    /// from before its name was known to exist.
+    fn keep_open(&self, digest: &Digest, file: Arc<File>, len: u64, removals: u64) -> Blob {
+        let blob = Blob::new(*digest, len, Arc::new(CommittedFile::new(file, len)));
+        self.open.insert(*digest, blob.clone());
+        if self.removals.load(Ordering::SeqCst) != removals {
+            // Perhaps this one was removed between opening and keeping: then the removal found
+            // nothing to forget, and it would be served for ever.
+            self.open.invalidate(digest);
+        }
+        blob
+    }
+
+    fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let path = self.blob_path(digest);
+        let removed = match fs::remove_file(&path) {
+            Ok(()) => true,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => false,
+            Err(cause) => {
+                return Err(StoreError::io(format!("remove {}", path.display()), cause));
+            }
+        };
+        // In this order: see `keep_open`.
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        self.open.invalidate(digest);
+        // Lets go of the file now and not at the cache's leisure: its space is wanted.
+        self.open.run_pending_tasks();
+        Ok(removed)
+    }
+
+    fn list_blobs(
+        &self,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let mut page = Vec::new();
+        let from_algorithm = after.map_or(ALGORITHMS[0], Digest::algorithm);
+        for algorithm in ALGORITHMS.into_iter().filter(|algorithm| *algorithm >= from_algorithm) {
+            let dir = self.blobs.join(algorithm.as_str());
+            let after = after.filter(|after| after.algorithm() == algorithm);
+            let from_shard = after.map(|after| after.encoded()[..SHARD_DIGITS].to_owned());
+            let mut shards = file_names(&dir)?;
+            shards.retain(|shard| {
+                shard.len() == SHARD_DIGITS && from_shard.as_ref().is_none_or(|from| shard >= from)
+            });
+            shards.sort_unstable();
+            for shard in shards {
+                let dir = dir.join(&shard);
+                let mut digests: Vec<Digest> = file_names(&dir)?
+                    .into_iter()
+                    .filter_map(|name| format!("{algorithm}:{name}").parse().ok())
+                    .filter(|digest| after.is_none_or(|after| digest > after))
+                    .collect();
+                digests.sort_unstable();
+                for digest in digests {
+                    if page.len() >= limit {
+                        return Ok(page);
+                    }
+                    let path = self.blob_path(&digest);
+                    match fs::metadata(&path) {
+                        Ok(metadata) => page.push((digest, metadata.len())),
+                        // Removed meanwhile, or lying in a directory that is not its own.
+                        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+                        Err(cause) => {
+                            return Err(StoreError::io(
+                                format!("look at {}", path.display()),
+                                cause,
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// Gives a spool file its blob's name. The answer is the directory that has the name, which is
+    /// to be synced.
+    fn rename_into_place(&self, from: &Path, digest: &Digest) -> Result<PathBuf, StoreError> {
+        let encoded = digest.encoded();
+        let shard = self.shard_path(digest.algorithm(), &encoded[..SHARD_DIGITS]);
+        let to = shard.join(encoded);
+        let failed =
+            |cause| StoreError::io(format!("rename {} to {}", from.display(), to.display()), cause);
+        match fs::rename(from, &to) {
+            Ok(()) => {}
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                // The first blob of its shard.
+                create_dirs(&shard)?;
+                sync_dir(&self.blobs.join(digest.algorithm().as_str()))?;
+                fs::rename(from, &to).map_err(failed)?;
+            }
+            Err(cause) => return Err(failed(cause)),
+        }
+        Ok(shard)
+    }
+}
+
+/// The length of the blob at `path`, or `None` if there is none, or none that can be right.
+fn stored_len(path: &Path, digest: &Digest) -> Result<Option<u64>, StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if is_sane(&metadata, digest) => Ok(Some(metadata.len())),
+        Ok(_) => {
+            warn_insane(path);
+            Ok(None)
+        }
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(StoreError::io(format!("look at {}", path.display()), cause)),
+    }
+}
+
+/// Whether this can be the file of that blob at all. A file system that lost a write in a crash
+/// leaves a file of no bytes: that must never be served as a blob.
+fn is_sane(metadata: &fs::Metadata, digest: &Digest) -> bool {
+    metadata.is_file() && (metadata.len() > 0 || Digest::of(digest.algorithm(), b"") == *digest)
+}
+
+fn warn_insane(path: &Path) {
+    // It counts as absent, so the next fill of that digest replaces it.
+    tracing::warn!(path = %path.display(), "a blob's file is empty or no file, and is not used");
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let doing = || format!("lock {}", path.display());
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|cause| StoreError::io(doing(), cause))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::new(StoreErrorKind::Locked, doing(), None))
+        }
+        Err(TryLockError::Error(cause)) => Err(StoreError::io(doing(), cause)),
+    }
+}
+
+fn create_dirs(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIR_MODE)
+        .create(path)
+        .map_err(|cause| StoreError::io(format!("create {}", path.display()), cause))
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(SPOOL_MODE).open(path)
+}
+
+/// Makes the names in a directory survive a crash.
+fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|cause| StoreError::io(format!("sync {}", path.display()), cause))
+}
+
+fn remove_stale(spool: &Path) -> Result<(), StoreError> {
+    let names = file_names(spool)?;
+    if !names.is_empty() {
+        tracing::info!(files = names.len(), "removing what an earlier run left in the spool");
+    }
+    for name in names {
+        let path = spool.join(name);
+        if let Err(cause) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), error = %cause, "a stale file stays in the spool");
+        }
+    }
+    Ok(())
+}
+
+/// The names in a directory; those that are no UTF-8 are none of ours.
+fn file_names(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let doing = || format!("list {}", dir.display());
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(StoreError::io(doing(), cause)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|cause| StoreError::io(doing(), cause))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    Ok(names)
+}

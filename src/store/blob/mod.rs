@@ -1,0 +1,172 @@
+//! Content by digest.
+//!
+//! A blob comes in through a [`Spool`], which discards itself unless it is committed, and a
+//! commit needs a [`Verified`]: so what a store holds under a digest once had that digest. What
+//! was committed never changes; it can only be removed, and whoever reads it at that moment reads
+//! on.
+
+pub mod fs;
+mod map;
+pub mod memory;
+
+#[cfg(test)]
+pub(crate) mod conformance;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use fs::{FsBlobs, FsOptions};
+pub use memory::{InMemory, MemoryBlobs};
+
+use super::{StoreError, blocking};
+use crate::oci::{Digest, Verified};
+
+/// Content that can be read from anywhere in it, by many at a time.
+#[async_trait]
+pub trait ReadAt: Send + Sync + Debug {
+    /// Up to `len` bytes at `offset`: fewer only where what is there ends, none at or after its
+    /// end. Of a spool that was written out of order, the gaps read as anything; its writer knows
+    /// what has landed.
+    ///
+    /// Files are read on the blocking pool. Cancel-safe: a read leaves no trace.
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+
+    /// A view of the content without a copy, or `None` if there is none for this range: then
+    /// [`ReadAt::read_at`] has it. Never blocks on the disk itself, but touching the bytes may.
+    ///
+    /// The bytes may be those of a mapped file, and a disk error while they are touched kills
+    /// the process. Hand them to a plaintext `writev` only, where the kernel touches them and
+    /// reports `EFAULT`; hash, encrypt or parse what `read_at` gives.
+    fn mapped(&self, _range: Range<u64>) -> Option<Bytes> {
+        None
+    }
+}
+
+/// A stored blob, opened: it stays readable also when the store removes it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    digest: Digest,
+    len: u64,
+    source: Arc<dyn ReadAt>,
+}
+
+impl Blob {
+    /// A blob whose content `source` reads. For implementations of [`BlobStore`].
+    pub fn new(digest: Digest, len: u64, source: Arc<dyn ReadAt>) -> Self {
+        Self { digest, len, source }
+    }
+
+    /// The digest under which it is stored.
+    pub const fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Its length, in bytes.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it is the empty blob, which is legal.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Its content, to be kept by a reader.
+    pub const fn source(&self) -> &Arc<dyn ReadAt> {
+        &self.source
+    }
+
+    /// [`ReadAt::read_at`] of its content.
+    pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.source.read_at(offset, len).await
+    }
+
+    /// [`ReadAt::mapped`] of its content.
+    pub fn mapped(&self, range: Range<u64>) -> Option<Bytes> {
+        self.source.mapped(range)
+    }
+}
+
+/// Content on its way in. Dropping it discards the content; its readers keep what they have.
+///
+/// The methods block: call them on the blocking pool. Dropping removes a file, which takes a
+/// system call or two.
+pub trait Spool: Send + Debug {
+    /// Writes all of `bytes` at `offset`, which may lie beyond what was written so far. After an
+    /// error any part of them may have been written; writing them again is allowed.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// A reader of what has been written. It stays valid after a commit and after a drop.
+    fn reader(&self) -> Arc<dyn ReadAt>;
+
+    /// Makes the content a blob of the store that survives a crash of the machine.
+    ///
+    /// Refused as [`Corrupt`](super::StoreErrorKind::Corrupt) unless what was written is as long
+    /// as what was verified. If the store has the blob already, it keeps that and discards this.
+    /// After an error the content is discarded.
+    fn commit(self: Box<Self>, verified: Verified) -> Result<Blob, StoreError>;
+}
+
+/// A store of blobs, shared by everything in the process.
+///
+/// All of it is cancel-safe: an operation whose future is dropped either happens whole or not.
+#[async_trait]
+pub trait BlobStore: Send + Sync + Debug + 'static {
+    /// The blob of that digest, or `None` if it is not here.
+    async fn open(&self, digest: &Digest) -> Result<Option<Blob>, StoreError>;
+
+    /// Whether [`BlobStore::open`] would find it.
+    async fn contains(&self, digest: &Digest) -> Result<bool, StoreError>;
+
+    /// Room for content on its way in. `size_hint` is the expected length in bytes; more or less
+    /// may be written.
+    async fn spool(&self, size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError>;
+
+    /// Stores what is in memory whole. Refused as [`Corrupt`](super::StoreErrorKind::Corrupt)
+    /// unless `bytes` is as long as what was verified.
+    async fn put(&self, verified: Verified, bytes: Bytes) -> Result<Blob, StoreError> {
+        // Checked before any room is taken for it.
+        check_len(&verified, bytes.len() as u64)?;
+        let mut spool = self.spool(Some(verified.len())).await?;
+        blocking("store a blob", move || {
+            spool.write_at(0, &bytes).map_err(|cause| {
+                StoreError::io(format!("write the blob {}", verified.digest()), cause)
+            })?;
+            spool.commit(verified)
+        })
+        .await
+    }
+
+    /// Removes the blob; whether it was here. Its open readers read on, and its space is free
+    /// when the last of them is gone.
+    async fn remove(&self, digest: &Digest) -> Result<bool, StoreError>;
+
+    /// At most `limit` blobs with their lengths in bytes, in the order of their digests, from
+    /// the first after `after` on. An answer of fewer than `limit` is the last. Blobs that come or
+    /// go meanwhile may or may not be listed.
+    async fn list(
+        &self,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, u64)>, StoreError>;
+
+    /// Whether a write would succeed now. It writes a little, so do not let strangers make it
+    /// run at will: keep the answer for a second or more.
+    async fn probe(&self) -> Result<(), StoreError>;
+}
+
+/// Refuses to store content under a proof that is about other content.
+fn check_len(verified: &Verified, written: u64) -> Result<(), StoreError> {
+    if written == verified.len() {
+        return Ok(());
+    }
+    Err(StoreError::corrupt(
+        format!("store the blob {}", verified.digest()),
+        format!("{written} bytes were written and {} were verified", verified.len()),
+    ))
+}

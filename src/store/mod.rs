@@ -1,0 +1,30 @@
+//! What Pierhead keeps: blobs, what is known about them, and the hot part of both in memory.
+//!
+//! Nothing above this layer sees a file path or a line of SQL. Each trait has one conformance
+//! suite that runs on every implementation.
+
+pub mod blob;
+mod error;
+//HOT pub mod hot;
+//HOT pub mod meta;
+
+pub use blob::{Blob, BlobStore, ReadAt, Spool};
+pub use error::{StoreError, StoreErrorKind};
+//HOT pub use hot::Hot;
+//HOT pub use meta::{Document, DocumentKind, Link, LinkKind, MetaStore, TagRecord};
+
+/// Runs `work` on the blocking pool; `doing` ("read a blob") is for the message should it fail to
+/// run at all.
+///
+/// Cancel-safe in this sense: `work` runs to its end also if the future is dropped.
+async fn blocking<T, F>(doing: &'static str, work: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StoreError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // It panicked, or the runtime is being shut down.
+        Err(cause) => Err(StoreError::new(StoreErrorKind::Io, doing, Some(Box::new(cause)))),
+    }
+}
