@@ -1,7 +1,7 @@
 //! The one place that starts tasks.
 //!
 //! Work that outlives the request that asked for it belongs to the process: it is counted by
-//! kind, and shutdown waits for it.
+//! kind, and shutdown knows of it.
 
 use std::future::Future;
 
@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 /// The tasks of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tasks {
-    tracker: TaskTracker,
+    answering: TaskTracker,
     stop: CancellationToken,
     running: IntGaugeVec,
 }
@@ -26,10 +26,11 @@ impl Tasks {
             &["kind"],
         )?;
         registry.register(Box::new(running.clone()))?;
-        Ok(Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), running })
+        Ok(Self { answering: TaskTracker::new(), stop: CancellationToken::new(), running })
     }
 
-    /// Starts `work` as a task of the process. Dropping the handle changes nothing.
+    /// Starts `work` as a task of the process. Dropping the handle changes nothing. Shutdown does
+    /// not wait for it: it ends with the process.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn<F>(&self, kind: &'static str, work: F) -> JoinHandle<F::Output>
     where
@@ -37,13 +38,22 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         let running = Running::new(self.running.with_label_values(&[kind]));
-        tokio::spawn(self.tracker.track_future(async move {
+        tokio::spawn(async move {
             let _running = running;
             work.await
-        }))
+        })
     }
 
-    /// Resolves when the process is asked to stop. Cancel-safe.
+    /// Starts `work` that answers a client: shutdown waits for it.
+    pub fn spawn_answering<F>(&self, kind: &'static str, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn(kind, self.answering.track_future(work))
+    }
+
+    /// Is cancelled when the process is asked to stop.
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()
     }
@@ -51,12 +61,17 @@ impl Tasks {
     /// Asks everything to stop.
     pub fn stop(&self) {
         self.stop.cancel();
-        self.tracker.close();
+        self.answering.close();
     }
 
-    /// Waits until every task has ended; to be called after [`Tasks::stop`]. Cancel-safe.
-    pub async fn ended(&self) {
-        self.tracker.wait().await;
+    /// Waits until every client is answered; to be called after [`Tasks::stop`]. Cancel-safe.
+    pub async fn answered(&self) {
+        self.answering.wait().await;
+    }
+
+    /// How many tasks are answering clients.
+    pub fn answering(&self) -> usize {
+        self.answering.len()
     }
 }
 

@@ -33,11 +33,6 @@ impl Timestamp {
         let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(ms))
     }
-
-    /// For display and HTTP dates.
-    pub fn to_system_time(self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.0)
-    }
 }
 
 /// Where the time comes from. Cheap to clone.

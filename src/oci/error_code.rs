@@ -199,7 +199,8 @@ impl ErrorEntry {
 /// Upstream's text, fit for a log line and for a header: short and without control characters.
 fn clean(text: &str) -> String {
     let mut clean = String::new();
-    for c in text.trim().chars() {
+    let blank = |c: char| c.is_control() || c.is_whitespace();
+    for c in text.trim_matches(blank).chars() {
         let c = if c.is_control() { ' ' } else { c };
         if clean.len() + c.len_utf8() > ERROR_MESSAGE_BYTES_MAX {
             break;

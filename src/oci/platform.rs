@@ -60,7 +60,6 @@ impl Platform {
     }
 }
 
-// containerd's `platforms.specifierRe` has the same characters.
 fn is_part(part: &str) -> bool {
     (1..=PLATFORM_PART_BYTES_MAX).contains(&part.len())
         && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))

@@ -5,7 +5,7 @@
 use std::fmt;
 
 /// The most ranges of one request. podman asks for up to 1024 of a zstd:chunked layer
-/// (containers/image, `docker_image_src.go`).
+/// (containers/storage, `pkg/chunked`, `maxNumberMissingChunks`).
 pub const RANGES_MAX: usize = 1200;
 
 /// A valid `Range` header in bytes: at least one range, at most [`RANGES_MAX`].

@@ -2,7 +2,7 @@
 //!
 //! An endpoint's first refusal says how it wants to be logged in to; that is kept per endpoint.
 //! Credentials go to the endpoint itself and to token services in its trust domain
-//! ([`super::token`]), and nowhere else.
+//! (`token`), and nowhere else.
 
 use std::sync::Arc;
 
@@ -113,8 +113,13 @@ impl Auth {
         if let Some(Credentials::Token(token)) = &credentials {
             return Ok(Some(ready(token)).filter(|next| !same(next)));
         }
-        // gcr.io refuses without a challenge: there is nothing to answer.
-        let Some((scheme, too_little)) = challenge(headers, repo) else { return Ok(None) };
+        let asked = challenge(headers, repo).or_else(|| {
+            // gcr.io refuses without a challenge. A token that was kept for a while may have been
+            // revoked, and is worth another; a fresh one is not, and nothing is no token.
+            let scheme = endpoint.scheme().filter(|_| matches!(refused, Pass::Token { .. }))?;
+            Some(((*scheme).clone(), true))
+        });
+        let Some((scheme, too_little)) = asked else { return Ok(None) };
         let scheme = Arc::new(scheme);
         endpoint.set_scheme(Arc::clone(&scheme));
         let login = login(credentials);

@@ -1,10 +1,11 @@
 //! One upstream registry: its endpoints, and how a question goes to one after the other.
 //!
 //! Endpoints are asked in the order of the settings; one that was in trouble lately comes after
-//! the others for [`super::endpoint`]'s rest. Every failure moves on to the next, a missing
+//! the others for some seconds. Every failure moves on to the next, a missing
 //! manifest too: mirrors lag behind. At the end, the failure that says most is the answer, and
 //! absence is one only if all agree.
 
+use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use http::header::{ACCEPT, AUTHORIZATION, RANGE};
@@ -26,7 +27,7 @@ use super::redirect::{Landed, follow};
 use super::settings::UpstreamSettings;
 use super::token::Tokens;
 use super::transport::{Request, Transport};
-use super::wire::Wire;
+use super::wire::{Wire, discard};
 
 /// The most requests that one question may cost at one endpoint, redirects and token requests
 /// aside: one that is refused, one with a token, one with a new token.
@@ -135,7 +136,10 @@ impl Upstream {
         if landed.response.status.is_success() {
             return Ok(landed);
         }
-        Err(self.inner.wire.refusal(landed.response.status, &landed.response.headers))
+        let response = landed.response;
+        let failure = self.inner.wire.refusal(response.status, &response.headers);
+        discard(response).await;
+        Err(failure)
     }
 
     /// As [`Upstream::ask`], with an answer of any status but an unanswerable 401.
@@ -153,7 +157,9 @@ impl Upstream {
             if landed.response.status != StatusCode::UNAUTHORIZED || landed.foreign {
                 return Ok(landed);
             }
-            match auth.again(endpoint, ask.repo, pass, &landed.response.headers).await? {
+            let headers = landed.response.headers.clone();
+            discard(landed.response).await;
+            match auth.again(endpoint, ask.repo, pass, &headers).await? {
                 Some(next) => pass = next,
                 None => break,
             }
@@ -183,6 +189,12 @@ impl Upstream {
             host: Arc::clone(&endpoint.host),
             failure,
         }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Upstream({})", self.inner.name)
     }
 }
 

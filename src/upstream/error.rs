@@ -137,7 +137,7 @@ pub enum Misbehaved {
         /// What kind of address.
         class: AddressClass,
     },
-    /// A manifest longer than [`super::client::MANIFEST_BYTES_MAX`].
+    /// A manifest longer than [`crate::oci::MANIFEST_BYTES_MAX`].
     #[error("the manifest is too large")]
     ManifestTooLarge,
     /// Another answer (token, tags, referrers) longer than we read.
@@ -289,7 +289,6 @@ impl Failure {
                 | Self::Unreachable { .. }
                 | Self::TimedOut { .. }
                 | Self::Interrupted
-                | Self::LoopDetected
         )
     }
 }

@@ -24,6 +24,9 @@ pub const INSTANCE_ID_BYTES_MAX: usize = 64;
 #[error("an instance id has 1 to {INSTANCE_ID_BYTES_MAX} letters, digits or '-'")]
 pub struct InstanceIdError;
 
+/// How every Pierhead begins its name.
+const OWN_PREFIX: &[u8] = b"pierhead-";
+
 /// What this process calls itself towards upstreams: `pierhead-<instance id>`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LoopId(HeaderValue);
@@ -59,7 +62,10 @@ impl LoopId {
                 if id.eq_ignore_ascii_case(self.0.as_bytes()) {
                     return Err(LoopDetected);
                 }
-                if !hop.is_empty() {
+                // Only our own kind is passed on: what a stranger writes here must not decide
+                // how upstream's network treats a request that others wait for, too.
+                let ours = id.get(..OWN_PREFIX.len());
+                if ours.is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX)) {
                     hops.push(hop);
                 }
             }
@@ -93,8 +99,9 @@ impl fmt::Debug for LoopId {
 mod tests {
     use super::*;
 
-    fn headers(values: &[&'static str]) -> HeaderMap {
-        values.iter().map(|value| (CDN_LOOP, HeaderValue::from_static(value))).collect()
+    fn headers(values: &[&str]) -> HeaderMap {
+        let value = |value: &&str| HeaderValue::from_str(value).expect("a value");
+        values.iter().map(|v| (CDN_LOOP, value(v))).collect()
     }
 
     #[test]
@@ -112,15 +119,18 @@ mod tests {
     #[test]
     fn hops_are_passed_on_in_order() {
         let us = LoopId::new("a1").expect("an id");
-        let hops = us.check(&headers(&["one , two;p=1", "three"])).expect("no loop");
-        assert_eq!(us.header(&hops), "one, two;p=1, three, pierhead-a1");
+        let hops = us.check(&headers(&["pierhead-b , x, pierhead-c;p=1", "pierhead-d"]));
+        let hops = hops.expect("no loop");
+        let expected = "pierhead-b, pierhead-c;p=1, pierhead-d, pierhead-a1";
+        assert_eq!(us.header(&hops), expected, "strangers are left out");
         assert_eq!(us.header(&Hops::default()), "pierhead-a1");
     }
 
     #[test]
     fn a_list_without_end_is_a_loop() {
+        let many = ["pierhead-x"; HOPS_MAX + 1].join(",");
         let us = LoopId::new("a1").expect("an id");
-        assert_eq!(us.check(&headers(&["a,b,c,d,e,f,g,h,i"])), Err(LoopDetected));
+        assert_eq!(us.check(&headers(&[&many])), Err(LoopDetected));
     }
 
     #[test]

@@ -118,11 +118,7 @@ impl Upstream {
     }
 }
 
-fn ask<'a>(
-    method: Method,
-    repo: &'a RepoName,
-    reference: &Reference,
-) -> Ask<'a> {
+fn ask<'a>(method: Method, repo: &'a RepoName, reference: &Reference) -> Ask<'a> {
     let path = format!("manifests/{reference}");
     Ask { method, repo, path, query: Vec::new(), accept: ACCEPT_MANIFESTS, range: None }
 }

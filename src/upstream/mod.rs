@@ -36,7 +36,8 @@ pub use error::{ErrorKind, Failure, Misbehaved, Phase, UpstreamError};
 pub use http_transport::{HttpTransport, TransportSetupError};
 pub use limits::{RETRY_AFTER_MAX, RateLimit};
 pub use lists::{
-    NextTags, REFERRERS_BYTES_MAX, REFERRERS_MAX, REFERRERS_PAGES_MAX, Referrers, TAGS_BYTES_MAX, TagPage,
+    NextTags, REFERRERS_BYTES_MAX, REFERRERS_MAX, REFERRERS_PAGES_MAX, Referrers, TAGS_BYTES_MAX,
+    TagPage,
 };
 pub use loop_guard::{Hops, LoopDetected, LoopId};
 pub use manifest::{FetchedManifest, ManifestHead};

@@ -16,7 +16,7 @@ use crate::secret::SafeUrl;
 use super::error::{Failure, Misbehaved};
 use super::loop_guard::Hops;
 use super::transport::{Reach, Request, Response};
-use super::wire::Wire;
+use super::wire::{Wire, discard};
 
 /// The most redirects that are followed for one request.
 pub const REDIRECTS_MAX: usize = 5;
@@ -119,6 +119,7 @@ pub(super) async fn follow(
         match decide(&here, &request.method, response.status, &response.headers, followed)? {
             Decision::Final => return Ok(Landed { response, url: here, foreign }),
             Decision::Follow(next) => {
+                discard(response).await;
                 request.url = SafeUrl::new(next);
                 followed += 1;
             }

@@ -26,6 +26,12 @@ const PRODUCT: &str = concat!("pierhead/", env!("CARGO_PKG_VERSION"));
 /// that a server that drips bytes holds nobody up.
 const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The longest rest of an unwanted answer that is read, in bytes, so that its connection can be
+/// used again: a new one costs more than this.
+const DISCARD_BYTES_MAX: u64 = 64 * 1024;
+/// How long the rest of an unwanted answer is waited for.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// The way out, shared by all requests of one upstream.
 pub(super) struct Wire {
     pub(super) transport: Arc<dyn Transport>,
@@ -105,6 +111,24 @@ impl Wire {
             .await
             .map_err(|_| Failure::TimedOut { phase: Phase::Silence })?
     }
+}
+
+/// Reads and forgets the body of an answer whose headers said it all, if it is short.
+pub(super) async fn discard(mut response: Response) {
+    if content_length(&response.headers).is_some_and(|length| length > DISCARD_BYTES_MAX) {
+        return;
+    }
+    let mut read = 0;
+    let drain = async {
+        while let Some(Ok(chunk)) = response.body.next().await {
+            read += chunk.len() as u64;
+            if read > DISCARD_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // In vain or not: the connection is closed if the body is not at its end.
+    let _ = timeout(DISCARD_TIMEOUT, drain).await;
 }
 
 /// A body that is not encoded, ends where it said it would, and is never silent for long.

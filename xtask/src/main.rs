@@ -1,2 +1,91 @@
-//! Developer commands: `cargo xtask COMMAND`.
-fn main() {}
+//! Developer commands: `cargo xtask --help`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
+
+mod acceptance;
+mod bench;
+mod download;
+mod herd;
+mod load;
+mod nginx;
+mod origin;
+mod process;
+mod programs;
+mod relay;
+mod report;
+mod streams;
+mod warm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// What goes wrong here is told to a person, and ends the command.
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The result of a step.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", about = "Developer commands of Pierhead")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures Pierhead against nginx and Debian's docker-registry, in one run
+    ///
+    /// Everything is on loopback and in temporary directories. The contenders take turns, and what
+    /// is printed are ratios of the same run: machines differ, and the same machine differs from
+    /// hour to hour. Fails if a limit that has a number is broken (memory, GETs of one blob).
+    ///
+    /// Needs nginx (Debian: nginx-light), docker-registry, wrk and curl.
+    Bench(BenchArgs),
+    /// Checks the promises about herds and memory, with numbers
+    ///
+    /// 40 clients start at random moments while an upstream takes 12 s for one blob, and half of
+    /// them are killed; then 100 clients pull 1 GB at once, cold and warm. Fails if a promise is
+    /// not kept. Needs docker-registry, and about three minutes.
+    Acceptance(AcceptanceArgs),
+}
+
+/// Choices of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Also writes all samples there, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// One round instead of three, shorter ones, and smaller blobs where that changes nothing
+    #[arg(long)]
+    quick: bool,
+    /// Only measures whose name contains this; may be repeated
+    /// (manifest, blob, herd, stagger, first, cold, memory)
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+}
+
+/// Choices of `acceptance`.
+#[derive(Debug, Args)]
+pub(crate) struct AcceptanceArgs {
+    /// Repeats an earlier run's random moments
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
+        Command::Acceptance(args) => acceptance::run(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,3 +1,5 @@
+//! Manifests as registries and tools really write them.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
