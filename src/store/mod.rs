@@ -5,13 +5,13 @@
 
 pub mod blob;
 mod error;
-//HOT pub mod hot;
-//HOT pub mod meta;
+pub mod hot;
+pub mod meta;
 
 pub use blob::{Blob, BlobStore, ReadAt, Spool};
 pub use error::{StoreError, StoreErrorKind};
-//HOT pub use hot::Hot;
-//HOT pub use meta::{Document, DocumentKind, Link, LinkKind, MetaStore, TagRecord};
+pub use hot::{Hot, HotOptions};
+pub use meta::{Document, DocumentKind, Link, LinkKind, MetaStore, TagRecord};
 
 /// Runs `work` on the blocking pool; `doing` ("read a blob") is for the message should it fail to
 /// run at all.

@@ -22,8 +22,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use moka::sync::Cache;
@@ -78,7 +78,7 @@ struct Shared {
     blobs: PathBuf,
     spool: PathBuf,
     /// Opened blobs with their mappings: a hit that is warm costs no system call.
-    open: Cache<Digest, Blob>,
+    open: Cache<Digest, Arc<Kept>>,
     /// Counts removals, so that one that overtakes an opening is noticed.
     removals: AtomicU64,
     spools: AtomicU64,
@@ -113,7 +113,11 @@ impl FsBlobs {
         Ok(Self(Arc::new(Shared {
             blobs,
             spool,
-            open: Cache::builder().name("open blobs").max_capacity(options.open_blobs_max).build(),
+            open: Cache::builder()
+                .name("open blobs")
+                .max_capacity(options.open_blobs_max)
+                .eviction_listener(|_, kept: Arc<Kept>, _| kept.release())
+                .build(),
             removals: AtomicU64::new(0),
             spools: AtomicU64::new(0),
             _lock: lock,
@@ -124,7 +128,7 @@ impl FsBlobs {
 #[async_trait]
 impl BlobStore for FsBlobs {
     async fn open(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
-        if let Some(blob) = self.0.open.get(digest) {
+        if let Some(blob) = self.0.open.get(digest).and_then(|kept| kept.blob()) {
             return Ok(Some(blob));
         }
         let (shared, digest) = (Arc::clone(&self.0), *digest);
@@ -222,7 +226,7 @@ impl Shared {
     /// from before its name was known to exist.
     fn keep_open(&self, digest: &Digest, file: Arc<File>, len: u64, removals: u64) -> Blob {
         let blob = Blob::new(*digest, len, Arc::new(CommittedFile::new(file, len)));
-        self.open.insert(*digest, blob.clone());
+        self.open.insert(*digest, Arc::new(Kept::new(blob.clone())));
         if self.removals.load(Ordering::SeqCst) != removals {
             // Perhaps this one was removed between opening and keeping: then the removal found
             // nothing to forget, and it would be served for ever.
@@ -243,8 +247,6 @@ impl Shared {
         // In this order: see `keep_open`.
         self.removals.fetch_add(1, Ordering::SeqCst);
         self.open.invalidate(digest);
-        // Lets go of the file now and not at the cache's leisure: its space is wanted.
-        self.open.run_pending_tasks();
         Ok(removed)
     }
 
@@ -269,6 +271,8 @@ impl Shared {
                 let mut digests: Vec<Digest> = file_names(&dir)?
                     .into_iter()
                     .filter_map(|name| format!("{algorithm}:{name}").parse().ok())
+                    // A copy in a directory that is not its own is no blob.
+                    .filter(|digest: &Digest| digest.encoded().starts_with(&shard))
                     .filter(|digest| after.is_none_or(|after| digest > after))
                     .collect();
                 digests.sort_unstable();
@@ -279,7 +283,7 @@ impl Shared {
                     let path = self.blob_path(&digest);
                     match fs::metadata(&path) {
                         Ok(metadata) => page.push((digest, metadata.len())),
-                        // Removed meanwhile, or lying in a directory that is not its own.
+                        // Removed meanwhile.
                         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
                         Err(cause) => {
                             return Err(StoreError::io(
@@ -313,6 +317,29 @@ impl Shared {
             Err(cause) => return Err(failed(cause)),
         }
         Ok(shard)
+    }
+}
+
+/// A blob that is kept open until the cache drops its entry.
+///
+/// The cache's memory is reclaimed some time later. The file must be let go of at once, since a
+/// removed file takes space for as long as anybody has it open: hence the slot, emptied by the
+/// cache's listener.
+#[derive(Debug)]
+struct Kept(Mutex<Option<Blob>>);
+
+impl Kept {
+    const fn new(blob: Blob) -> Self {
+        Self(Mutex::new(Some(blob)))
+    }
+
+    fn blob(&self) -> Option<Blob> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn release(&self) {
+        // Closed and unmapped outside the lock.
+        let _blob = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -391,12 +418,17 @@ fn remove_stale(spool: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The names in a directory; those that are no UTF-8 are none of ours.
+/// The names in a directory; those that are no UTF-8 are none of ours. What is not there, or no
+/// directory, has none.
 fn file_names(dir: &Path) -> Result<Vec<String>, StoreError> {
     let doing = || format!("list {}", dir.display());
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause)
+            if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(Vec::new());
+        }
         Err(cause) => return Err(StoreError::io(doing(), cause)),
     };
     let mut names = Vec::new();

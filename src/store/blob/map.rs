@@ -13,7 +13,7 @@ use memmap2::MmapOptions;
 pub(super) fn map_committed(file: &File, len: usize) -> io::Result<Bytes> {
     #[expect(unsafe_code, reason = "mapping a file is unsafe by nature; argued for below")]
     // SAFETY: a mapping is sound as long as nobody writes or truncates the file while it lives.
-    // - Only Pierhead writes below its storage root: the root is its own directory, of mode 0750,
+    // - Only Pierhead writes below its storage root: what it creates there nobody else may write,
     //   and an exclusive lock keeps a second Pierhead out.
     // - Pierhead itself never writes or truncates a file once it has been committed: the spool,
     //   the only writer, is consumed by the commit; from then on the file is of mode 0440, and it

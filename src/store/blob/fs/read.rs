@@ -1,13 +1,14 @@
 //! Reading files, growing and committed.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::io::ReadWriteFlags;
 
 use crate::store::blob::{ReadAt, map};
 
@@ -24,6 +25,9 @@ impl GrowingFile {
 #[async_trait]
 impl ReadAt for GrowingFile {
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        if let Some(bytes) = read_cached(&self.0, offset, len) {
+            return Ok(bytes);
+        }
         let file = Arc::clone(&self.0);
         on_blocking_pool(move || {
             let total = file.metadata()?.len();
@@ -74,6 +78,9 @@ impl ReadAt for CommittedFile {
         if len == 0 {
             return Ok(Bytes::new());
         }
+        if let Some(bytes) = read_cached(&self.file, offset, len) {
+            return Ok(bytes);
+        }
         let file = Arc::clone(&self.file);
         on_blocking_pool(move || {
             // Zeroed memory of this size comes from the kernel as it is: zeroing costs nothing
@@ -93,6 +100,23 @@ impl ReadAt for CommittedFile {
         let map = self.map.get_or_init(|| self.map()).as_ref()?;
         let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
         Some(map.slice(start..end))
+    }
+}
+
+/// The largest read that may stay on an async thread, in bytes: copying more takes too long there.
+const CACHED_READ_BYTES_MAX: usize = 256 * 1024;
+
+/// All `len` bytes at `offset` if they are in the page cache, where what has just landed is: then
+/// the read does not block, and needs no other thread. `None` where it would, and for every error.
+fn read_cached(file: &File, offset: u64, len: usize) -> Option<Bytes> {
+    if len > CACHED_READ_BYTES_MAX {
+        return None;
+    }
+    let mut buffer = vec![0; len];
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    match rustix::io::preadv2(file, &mut parts, offset, ReadWriteFlags::NOWAIT) {
+        Ok(read) if read == len => Some(buffer.into()),
+        Ok(_) | Err(_) => None,
     }
 }
 

@@ -1,3 +1,5 @@
+//! What only a file system can get wrong.
+
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use bytes::Bytes;
@@ -144,6 +146,22 @@ async fn a_file_that_lost_its_content_is_absent_and_gets_replaced() {
     let blob = store.put(proof, bytes.clone()).await.unwrap();
     assert_eq!(blob.read_at(0, 100).await.unwrap(), bytes);
     assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn foreign_files_are_not_listed() {
+    let root = TempDir::new().unwrap();
+    let store = store(&root).await;
+    let (proof, bytes) = verified(b"the only one");
+    store.put(proof, bytes.clone()).await.unwrap();
+    let sha256 = root.path().join("blobs-v1/sha256");
+    let wrong = sha256.join(if proof.digest().encoded().starts_with("00") { "01" } else { "00" });
+    fs::create_dir(&wrong).unwrap();
+    fs::write(wrong.join(proof.digest().encoded()), &bytes).unwrap();
+    fs::write(path_of(&root, proof.digest()).with_file_name("README"), b"x").unwrap();
+    fs::write(sha256.join("zz"), b"x").unwrap();
+    let listed = store.list(None, 10).await.unwrap();
+    assert_eq!(listed, [(*proof.digest(), proof.len())]);
 }
 
 #[tokio::test]

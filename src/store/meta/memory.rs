@@ -1,0 +1,165 @@
+//! Records in memory: for tests, and for a Pierhead that is to leave nothing behind.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{
+    DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, Link, MetaStore, TAG_HISTORY_MAX, TagRecord,
+};
+use crate::clock::Timestamp;
+use crate::oci::{Digest, Tag};
+use crate::scope::Scope;
+use crate::store::StoreError;
+
+/// A [`MetaStore`] in memory. Cheap to clone; clones share the records.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryMeta(Arc<Mutex<BTreeMap<Scope, Records>>>);
+
+/// The records of one scope.
+#[derive(Debug, Default)]
+struct Records {
+    links: BTreeMap<Digest, Link>,
+    /// Each history with the latest put first.
+    tags: BTreeMap<Tag, Vec<TagRecord>>,
+    denied_since: Option<Timestamp>,
+    documents: BTreeMap<DocumentKind, BTreeMap<String, Document>>,
+}
+
+impl MemoryMeta {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Scope, Records>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read<T>(&self, scope: &Scope, read: impl FnOnce(&Records) -> Option<T>) -> Option<T> {
+        self.lock().get(scope).and_then(read)
+    }
+
+    fn write<T>(&self, scope: &Scope, write: impl FnOnce(&mut Records) -> T) -> T {
+        write(self.lock().entry(scope.clone()).or_default())
+    }
+}
+
+#[async_trait]
+impl MetaStore for MemoryMeta {
+    async fn link(&self, scope: &Scope, digest: &Digest) -> Result<Option<Link>, StoreError> {
+        Ok(self.read(scope, |records| records.links.get(digest).cloned()))
+    }
+
+    async fn put_links(&self, scope: &Scope, links: &[(Digest, Link)]) -> Result<(), StoreError> {
+        self.write(scope, |records| {
+            for (digest, link) in links {
+                let merged = match records.links.remove(digest) {
+                    Some(known) => known.merged(link.clone()),
+                    None => link.clone(),
+                };
+                records.links.insert(*digest, merged);
+            }
+        });
+        Ok(())
+    }
+
+    async fn remove_link(&self, scope: &Scope, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.write(scope, |records| records.links.remove(digest).is_some()))
+    }
+
+    async fn tag_history(&self, scope: &Scope, tag: &Tag) -> Result<Vec<TagRecord>, StoreError> {
+        Ok(self.read(scope, |records| records.tags.get(tag).cloned()).unwrap_or_default())
+    }
+
+    async fn put_tag(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        record: &TagRecord,
+    ) -> Result<(), StoreError> {
+        self.write(scope, |records| {
+            let history = records.tags.entry(tag.clone()).or_default();
+            let known = history.iter().position(|known| known.digest == record.digest);
+            let record = match known {
+                Some(at) => history.remove(at).merged(record.clone()),
+                None => record.clone(),
+            };
+            history.insert(0, record);
+            history.truncate(TAG_HISTORY_MAX);
+        });
+        Ok(())
+    }
+
+    async fn tags(
+        &self,
+        scope: &Scope,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Tag>, StoreError> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let tags = self.read(scope, |records| {
+            // `after` is what a client sent and need not be a tag, so it cannot bound a range.
+            let later = |tag: &&Tag| after.is_none_or(|after| tag.as_str() > after);
+            Some(records.tags.keys().filter(later).take(limit).cloned().collect())
+        });
+        Ok(tags.unwrap_or_default())
+    }
+
+    async fn denied_since(&self, scope: &Scope) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.read(scope, |records| records.denied_since))
+    }
+
+    async fn set_denied(&self, scope: &Scope, since: Option<Timestamp>) -> Result<(), StoreError> {
+        self.write(scope, |records| {
+            records.denied_since = match (records.denied_since, since) {
+                (Some(known), Some(since)) => Some(known.min(since)),
+                (_, since) => since,
+            };
+        });
+        Ok(())
+    }
+
+    async fn document(
+        &self,
+        scope: &Scope,
+        kind: DocumentKind,
+        key: &str,
+    ) -> Result<Option<Document>, StoreError> {
+        Ok(self.read(scope, |records| records.documents.get(&kind)?.get(key).cloned()))
+    }
+
+    async fn put_document(
+        &self,
+        scope: &Scope,
+        kind: DocumentKind,
+        key: &str,
+        document: &Document,
+    ) -> Result<(), StoreError> {
+        self.write(scope, |records| {
+            let documents = records.documents.entry(kind).or_default();
+            documents.insert(key.to_owned(), document.clone());
+            while documents.len() > DOCUMENTS_PER_SCOPE_MAX {
+                let oldest = documents
+                    .iter()
+                    .filter(|(other, _)| *other != key)
+                    .min_by_key(|(_, document)| document.fetched_at)
+                    .map(|(oldest, _)| oldest.clone());
+                let Some(oldest) = oldest else { break };
+                documents.remove(&oldest);
+            }
+        });
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::meta::conformance;
+
+    #[tokio::test]
+    async fn conforms() {
+        conformance::all(&MemoryMeta::default()).await;
+    }
+}

@@ -1,0 +1,499 @@
+//! Records in an embedded SQLite database, `<root>/meta-v1.sqlite`.
+//!
+//! SQLite allows one writer at a time. All writes go through one connection, whose queue is fair
+//! and in our hands, so a herd of them waits in line and is never told "database is locked". Reads
+//! go through connections of their own: in WAL mode a writer does not keep them waiting.
+//!
+//! `synchronous=NORMAL`: a crash of the machine may lose the last writes, never the database. What
+//! it loses upstream still knows.
+
+mod schema;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Row as _, Sqlite, Transaction};
+
+use super::{
+    DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, Link, LinkKind, MetaStore, TAG_HISTORY_MAX,
+    TagRecord,
+};
+use crate::clock::Timestamp;
+use crate::oci::{Digest, Tag};
+use crate::scope::Scope;
+use crate::store::{StoreError, StoreErrorKind, blocking};
+
+/// The database's name below the storage root. The version is that of the whole file.
+const FILE: &str = "meta-v1.sqlite";
+
+/// Of the database and, as SQLite copies it, of the files beside it.
+const FILE_MODE: u32 = 0o640;
+
+/// Connections that read. Each is a thread; reads take microseconds, and the hot ones are answered
+/// from memory before they come here.
+const READERS_MAX: u32 = 4;
+
+/// How long an operation waits in line for a connection.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection waits for one outside our process, such as an operator's shell.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Takes the write lock at once: a transaction that reads first and then wants to write could be
+/// refused halfway.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// A [`MetaStore`] in SQLite. Cheap to clone; clones share the connections.
+#[derive(Clone, Debug)]
+pub struct SqliteMeta {
+    path: Arc<Path>,
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteMeta {
+    /// Opens the database below `root`, creating it if it is missing.
+    ///
+    /// Fails with [`StoreErrorKind::Corrupt`] if the file is damaged or no database, and with
+    /// [`StoreErrorKind::Database`] if another version of Pierhead, or something else, wrote it.
+    /// Whoever calls holds the lock of `root`. Cancel-safe.
+    pub async fn open(root: &Path) -> Result<Self, StoreError> {
+        let path: Arc<Path> = root.join(FILE).into();
+        create_file(&path).await?;
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY_TIMEOUT);
+        let failed = |cause| failed(&path, "open the database", cause);
+        let writer = pool_options(1).connect_with(options.clone()).await.map_err(failed)?;
+        schema::prepare(&writer, &path).await?;
+        let readers = pool_options(READERS_MAX)
+            .connect_with(options.pragma("query_only", "ON"))
+            .await
+            .map_err(failed)?;
+        Ok(Self { path, writer, readers })
+    }
+
+    /// Ends all connections, once their work is done, and folds the write-ahead log into the
+    /// database. Later operations fail. Not calling it loses nothing.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    async fn begin(&self, doing: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.writer.begin_with(BEGIN).await.map_err(|cause| self.failed(doing, cause))
+    }
+
+    fn failed(&self, doing: &str, cause: sqlx::Error) -> StoreError {
+        failed(&self.path, doing, cause)
+    }
+}
+
+#[async_trait]
+impl MetaStore for SqliteMeta {
+    async fn link(&self, scope: &Scope, digest: &Digest) -> Result<Option<Link>, StoreError> {
+        let row = sqlx::query(
+            "SELECT size, media_type, kind FROM link \
+             WHERE upstream = ?1 AND repo = ?2 AND digest = ?3",
+        )
+        .bind(scope.upstream.as_str())
+        .bind(scope.repo.as_str())
+        .bind(digest.to_string())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|cause| self.failed("read a link", cause))?;
+        Ok(row.and_then(|row| parsed("link", scope, parse_link(&row))))
+    }
+
+    async fn put_links(&self, scope: &Scope, links: &[(Digest, Link)]) -> Result<(), StoreError> {
+        const DOING: &str = "record links";
+        let failed = |cause| self.failed(DOING, cause);
+        let mut transaction = self.begin(DOING).await?;
+        for (digest, link) in links {
+            // The same as `Link::merged`.
+            sqlx::query(
+                "INSERT INTO link (upstream, repo, digest, size, media_type, kind) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                 ON CONFLICT DO UPDATE SET \
+                   size = coalesce(excluded.size, size), \
+                   media_type = coalesce(excluded.media_type, media_type), \
+                   kind = max(excluded.kind, kind)",
+            )
+            .bind(scope.upstream.as_str())
+            .bind(scope.repo.as_str())
+            .bind(digest.to_string())
+            .bind(size_to_sql(link.size))
+            .bind(link.media_type.as_deref())
+            .bind(kind_to_sql(link.kind))
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)
+    }
+
+    async fn remove_link(&self, scope: &Scope, digest: &Digest) -> Result<bool, StoreError> {
+        let done =
+            sqlx::query("DELETE FROM link WHERE upstream = ?1 AND repo = ?2 AND digest = ?3")
+                .bind(scope.upstream.as_str())
+                .bind(scope.repo.as_str())
+                .bind(digest.to_string())
+                .execute(&self.writer)
+                .await
+                .map_err(|cause| self.failed("remove a link", cause))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    async fn tag_history(&self, scope: &Scope, tag: &Tag) -> Result<Vec<TagRecord>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT digest, media_type, size, confirmed_at FROM tag \
+             WHERE upstream = ?1 AND repo = ?2 AND tag = ?3 ORDER BY seq DESC",
+        )
+        .bind(scope.upstream.as_str())
+        .bind(scope.repo.as_str())
+        .bind(tag.as_str())
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|cause| self.failed("read a tag", cause))?;
+        Ok(rows.iter().filter_map(|row| parsed("tag", scope, parse_tag(row))).collect())
+    }
+
+    async fn put_tag(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        record: &TagRecord,
+    ) -> Result<(), StoreError> {
+        const DOING: &str = "record a tag";
+        let failed = |cause| self.failed(DOING, cause);
+        let mut transaction = self.begin(DOING).await?;
+        sqlx::query(
+            "INSERT INTO tag (upstream, repo, tag, digest, media_type, size, confirmed_at, seq) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, \
+               (SELECT coalesce(max(seq), 0) + 1 FROM tag \
+                WHERE upstream = ?1 AND repo = ?2 AND tag = ?3)) \
+             ON CONFLICT DO UPDATE SET \
+               media_type = coalesce(excluded.media_type, media_type), \
+               size = coalesce(excluded.size, size), \
+               confirmed_at = excluded.confirmed_at, \
+               seq = excluded.seq",
+        )
+        .bind(scope.upstream.as_str())
+        .bind(scope.repo.as_str())
+        .bind(tag.as_str())
+        .bind(record.digest.to_string())
+        .bind(record.media_type.as_deref())
+        .bind(size_to_sql(record.size))
+        .bind(time_to_sql(record.confirmed_at))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        sqlx::query(
+            "DELETE FROM tag WHERE upstream = ?1 AND repo = ?2 AND tag = ?3 AND digest NOT IN \
+               (SELECT digest FROM tag WHERE upstream = ?1 AND repo = ?2 AND tag = ?3 \
+                ORDER BY seq DESC LIMIT ?4)",
+        )
+        .bind(scope.upstream.as_str())
+        .bind(scope.repo.as_str())
+        .bind(tag.as_str())
+        .bind(TAG_HISTORY_MAX as i64)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    async fn tags(
+        &self,
+        scope: &Scope,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Tag>, StoreError> {
+        let mut tags = Vec::new();
+        // No tag is empty, so all of them come after the empty text.
+        let mut after = after.unwrap_or_default().to_owned();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        // Again only where damaged rows were skipped: a short answer would mean the end.
+        while tags.len() < limit {
+            let wanted = limit - tags.len();
+            let rows = sqlx::query(
+                "SELECT DISTINCT tag FROM tag WHERE upstream = ?1 AND repo = ?2 AND tag > ?3 \
+                 ORDER BY tag LIMIT ?4",
+            )
+            .bind(scope.upstream.as_str())
+            .bind(scope.repo.as_str())
+            .bind(after.as_str())
+            .bind(i64::try_from(wanted).unwrap_or(i64::MAX))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|cause| self.failed("list tags", cause))?;
+            let end = rows.len() < wanted;
+            for row in rows {
+                let Ok(text) = row.try_get::<String, _>(0) else { return Ok(tags) };
+                tags.extend(parsed("tag", scope, text.parse().map_err(Damaged::from)));
+                after = text;
+            }
+            if end {
+                break;
+            }
+        }
+        Ok(tags)
+    }
+
+    async fn denied_since(&self, scope: &Scope) -> Result<Option<Timestamp>, StoreError> {
+        let row = sqlx::query("SELECT since FROM denied WHERE upstream = ?1 AND repo = ?2")
+            .bind(scope.upstream.as_str())
+            .bind(scope.repo.as_str())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|cause| self.failed("read a refusal", cause))?;
+        Ok(row.and_then(|row| parsed("denied", scope, time_from_sql(&row, "since"))))
+    }
+
+    async fn set_denied(&self, scope: &Scope, since: Option<Timestamp>) -> Result<(), StoreError> {
+        let query = match since {
+            Some(_) => {
+                "INSERT INTO denied (upstream, repo, since) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT DO UPDATE SET since = min(excluded.since, since)"
+            }
+            None => "DELETE FROM denied WHERE upstream = ?1 AND repo = ?2",
+        };
+        let mut query = sqlx::query(query).bind(scope.upstream.as_str()).bind(scope.repo.as_str());
+        if let Some(since) = since {
+            query = query.bind(time_to_sql(since));
+        }
+        query
+            .execute(&self.writer)
+            .await
+            .map_err(|cause| self.failed("record a refusal", cause))?;
+        Ok(())
+    }
+
+    async fn document(
+        &self,
+        scope: &Scope,
+        kind: DocumentKind,
+        key: &str,
+    ) -> Result<Option<Document>, StoreError> {
+        let row = sqlx::query(
+            "SELECT bytes, fetched_at FROM document \
+             WHERE upstream = ?1 AND repo = ?2 AND kind = ?3 AND key = ?4",
+        )
+        .bind(scope.upstream.as_str())
+        .bind(scope.repo.as_str())
+        .bind(kind.as_str())
+        .bind(key)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|cause| self.failed("read a document", cause))?;
+        Ok(row.and_then(|row| parsed("document", scope, parse_document(&row))))
+    }
+
+    async fn put_document(
+        &self,
+        scope: &Scope,
+        kind: DocumentKind,
+        key: &str,
+        document: &Document,
+    ) -> Result<(), StoreError> {
+        const DOING: &str = "record a document";
+        let failed = |cause| self.failed(DOING, cause);
+        let mut transaction = self.begin(DOING).await?;
+        sqlx::query(
+            "INSERT INTO document (upstream, repo, kind, key, bytes, fetched_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+             ON CONFLICT DO UPDATE SET bytes = excluded.bytes, fetched_at = excluded.fetched_at",
+        )
+        .bind(scope.upstream.as_str())
+        .bind(scope.repo.as_str())
+        .bind(kind.as_str())
+        .bind(key)
+        .bind(document.bytes.as_ref())
+        .bind(time_to_sql(document.fetched_at))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        // All but this one and the latest of the others.
+        sqlx::query(
+            "DELETE FROM document WHERE id IN \
+               (SELECT id FROM document \
+                WHERE upstream = ?1 AND repo = ?2 AND kind = ?3 AND key <> ?4 \
+                ORDER BY fetched_at DESC LIMIT -1 OFFSET ?5)",
+        )
+        .bind(scope.upstream.as_str())
+        .bind(scope.repo.as_str())
+        .bind(kind.as_str())
+        .bind(key)
+        .bind(DOCUMENTS_PER_SCOPE_MAX as i64 - 1)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        const DOING: &str = "probe the database";
+        sqlx::query(
+            "INSERT INTO probe (id, writes) VALUES (1, 1) \
+             ON CONFLICT DO UPDATE SET writes = (writes + 1) % 1000000",
+        )
+        .execute(&self.writer)
+        .await
+        .map_err(|cause| self.failed(DOING, cause))?;
+        sqlx::query("SELECT writes FROM probe")
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|cause| self.failed(DOING, cause))?;
+        Ok(())
+    }
+}
+
+fn pool_options(connections_max: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(QUEUE_TIMEOUT)
+        // A connection is a file and its cache: there is nothing to gain from a new one.
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+async fn create_file(path: &Arc<Path>) -> Result<(), StoreError> {
+    let path = Arc::clone(path);
+    blocking("create the database", move || {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(FILE_MODE)
+            .open(&path)
+            .map_err(|cause| StoreError::io(format!("create {}", path.display()), cause))?;
+        Ok(())
+    })
+    .await
+}
+
+/// Primary result codes of SQLite that mean something to us (`sqlite3.h`).
+mod code {
+    pub(super) const READONLY: u32 = 8;
+    pub(super) const IOERR: u32 = 10;
+    pub(super) const CORRUPT: u32 = 11;
+    pub(super) const FULL: u32 = 13;
+    pub(super) const CANTOPEN: u32 = 14;
+    pub(super) const NOTADB: u32 = 26;
+}
+
+fn failed(path: &Path, doing: &str, cause: sqlx::Error) -> StoreError {
+    let code = cause.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    // The low byte is the primary code, whatever extends it.
+    let kind = match code.map(|code| code & 0xff) {
+        Some(code::READONLY) => StoreErrorKind::ReadOnly,
+        Some(code::FULL) => StoreErrorKind::NoSpace,
+        Some(code::IOERR | code::CANTOPEN) => StoreErrorKind::Io,
+        Some(code::CORRUPT | code::NOTADB) => StoreErrorKind::Corrupt,
+        _ => StoreErrorKind::Database,
+    };
+    let doing = format!("{doing} in {}", path.display());
+    if kind == StoreErrorKind::Corrupt {
+        let beside = |suffix: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        return StoreError::corrupt(
+            doing,
+            format!(
+                "{cause}; to go on without what it knew, stop Pierhead, move {}, {} and {} away and \
+                 start again: the next pulls record it anew",
+                path.display(),
+                beside("-wal").display(),
+                beside("-shm").display(),
+            ),
+        );
+    }
+    StoreError::new(kind, doing, Some(Box::new(cause)))
+}
+
+/// Why a row is no record.
+type Damaged = Box<dyn std::error::Error + Send + Sync>;
+
+/// The record of a row, or none, with a word in the log, if the row is damaged.
+fn parsed<T>(table: &'static str, scope: &Scope, record: Result<T, Damaged>) -> Option<T> {
+    record
+        .inspect_err(|error| {
+            tracing::warn!(table, %scope, %error, "a damaged record is taken for absent");
+        })
+        .ok()
+}
+
+fn parse_link(row: &SqliteRow) -> Result<Link, Damaged> {
+    Ok(Link {
+        size: size_from_sql(row)?,
+        media_type: row.try_get("media_type")?,
+        kind: match row.try_get("kind")? {
+            KIND_NAMED => LinkKind::Named,
+            KIND_BLOB => LinkKind::Blob,
+            KIND_MANIFEST => LinkKind::Manifest,
+            other => return Err(format!("{other} is no kind of link").into()),
+        },
+    })
+}
+
+fn parse_tag(row: &SqliteRow) -> Result<TagRecord, Damaged> {
+    Ok(TagRecord {
+        digest: row.try_get::<&str, _>("digest")?.parse()?,
+        media_type: row.try_get("media_type")?,
+        size: size_from_sql(row)?,
+        confirmed_at: time_from_sql(row, "confirmed_at")?,
+    })
+}
+
+fn parse_document(row: &SqliteRow) -> Result<Document, Damaged> {
+    Ok(Document {
+        bytes: Bytes::from(row.try_get::<Vec<u8>, _>("bytes")?),
+        fetched_at: time_from_sql(row, "fetched_at")?,
+    })
+}
+
+// The numbers are in the files of users. Their order is that of `LinkKind`: `put_links` takes the
+// greater.
+const KIND_NAMED: i64 = 0;
+const KIND_BLOB: i64 = 1;
+const KIND_MANIFEST: i64 = 2;
+
+const fn kind_to_sql(kind: LinkKind) -> i64 {
+    match kind {
+        LinkKind::Named => KIND_NAMED,
+        LinkKind::Blob => KIND_BLOB,
+        LinkKind::Manifest => KIND_MANIFEST,
+    }
+}
+
+/// Sizes are hints: one beyond all reason is no hint.
+fn size_to_sql(size: Option<u64>) -> Option<i64> {
+    size.and_then(|size| i64::try_from(size).ok())
+}
+
+fn size_from_sql(row: &SqliteRow) -> Result<Option<u64>, Damaged> {
+    Ok(row.try_get::<Option<i64>, _>("size")?.map(u64::try_from).transpose()?)
+}
+
+fn time_to_sql(time: Timestamp) -> i64 {
+    i64::try_from(time.unix_ms()).unwrap_or(i64::MAX)
+}
+
+fn time_from_sql(row: &SqliteRow, column: &str) -> Result<Timestamp, Damaged> {
+    Ok(Timestamp::from_unix_ms(u64::try_from(row.try_get::<i64, _>(column)?)?))
+}
