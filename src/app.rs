@@ -1,8 +1,40 @@
 //! Wires everything: the only file that knows all concrete types.
 
-use std::io;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::Config;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::background::Tasks;
+use crate::clock::Clock;
+use crate::config::{Config, LogFormat};
+use crate::hooks::{AllowAll, Hooks};
+use crate::http::admin::{Admin, Probes};
+use crate::http::metrics::HttpMetrics;
+use crate::http::server::Server;
+use crate::http::v2::Registry;
+use crate::net::OwnAddresses;
+use crate::pull::metrics::PullMetrics;
+use crate::pull::naming::Naming;
+use crate::pull::{Parts, Puller, Site};
+use crate::scope::UpstreamName;
+use crate::store::blob::{FsBlobs, FsOptions};
+use crate::store::meta::SqliteMeta;
+use crate::store::{BlobStore, Hot, HotOptions, MetaStore, StoreError};
+use crate::telemetry::{self, TelemetryError};
+use crate::upstream::{
+    HttpTransport, LoopId, StaticCredentials, TransportSetupError, Upstream, UpstreamParts,
+};
+
+/// How long the runtime may take to end what is still running after the drain.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// How many threads may read and write the disk, beside those of fills.
+const DISK_THREADS_MAX: usize = 256;
 
 /// Why serving ended in failure.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +42,41 @@ pub enum AppError {
     /// The threads of the runtime could not be started.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
+    /// The logs could not be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The storage could not be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address could not be bound.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The settings of an upstream cannot be put into practice.
+    #[error("upstream {name:?}: {source}")]
+    Upstream {
+        /// Which one.
+        name: UpstreamName,
+        /// Why not.
+        source: TransportSetupError,
+    },
+    /// Two metrics have one name: a mistake of ours.
+    #[error("cannot set up metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// Something that every system has, is missing.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
 }
 
 /// Serves until it is told to stop.
@@ -17,10 +84,176 @@ pub enum AppError {
 /// # Errors
 /// When what it needs cannot be set up.
 pub fn serve(config: Config) -> Result<(), AppError> {
+    let filter = std::env::var(telemetry::FILTER_VARIABLE).ok();
+    let json = config.log.format == LogFormat::Json;
+    telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Each fill has one of these threads, and reading the disk must never wait for upstream.
+        .max_blocking_threads(DISK_THREADS_MAX + config.fill.concurrent_max)
         .build()
         .map_err(AppError::Runtime)?;
-    runtime.block_on(async move { drop(config) });
+    let result = runtime.block_on(run(config));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    result
+}
+
+async fn run(config: Config) -> Result<(), AppError> {
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+    let registry = prometheus::Registry::new();
+    let tasks = Tasks::new(&registry)?;
+    let clock = Clock::system();
+    let hooks: Arc<dyn Hooks> = Arc::new(AllowAll);
+
+    let blobs: Arc<dyn BlobStore> =
+        Arc::new(FsBlobs::open(&config.storage.path, FsOptions::default()).await?);
+    let meta: Arc<dyn MetaStore> = Arc::new(SqliteMeta::open(&config.storage.path).await?);
+
+    let listener = bind("server.listen", config.server.listen).await?;
+    let admin_listener = bind("server.admin_listen", config.server.admin_listen).await?;
+    let address = local_address(&listener)?;
+    let admin_address = local_address(&admin_listener)?;
+    let own = OwnAddresses::default();
+    own.set(vec![address, admin_address]);
+
+    let id = instance_id()?;
+    let sites = sites(&config, &registry, &tasks, &clock, &own, &id)?;
+    let puller = Puller::new(Parts {
+        sites,
+        blobs: Arc::clone(&blobs),
+        meta: Arc::clone(&meta),
+        hot: Hot::new(HotOptions::default()),
+        hooks: Arc::clone(&hooks),
+        fill: config.fill,
+        clock,
+        tasks: tasks.clone(),
+        metrics: PullMetrics::new(&registry)?,
+    });
+
+    let metrics = HttpMetrics::new(&registry)?;
+    let probes = Probes::new(blobs, meta, tasks.stopping());
+    let api = Arc::new(Registry {
+        puller,
+        naming: Arc::new(Naming::new(config.naming)),
+        hooks,
+        metrics: metrics.clone(),
+        probes: probes.clone(),
+        id,
+    });
+    let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone() });
+    let server = Server::new("registry", &config.server, tasks.clone(), metrics.clone());
+    let admin_server = Server::new("admin", &config.server, tasks.clone(), metrics);
+    tasks.spawn("listener", server.run(listener, api));
+    tasks.spawn("listener", admin_server.run(admin_listener, admin));
+
+    let signals = Signals::listen()?;
+    announce(address, admin_address);
+    signals.wait_for_stop().await;
+    drain(&tasks, config.server.drain_timeout).await;
     Ok(())
+}
+
+fn sites(
+    config: &Config,
+    registry: &prometheus::Registry,
+    tasks: &Tasks,
+    clock: &Clock,
+    own: &OwnAddresses,
+    id: &LoopId,
+) -> Result<HashMap<UpstreamName, Site>, AppError> {
+    let metrics = crate::upstream::Metrics::new(registry)?;
+    let mut sites = HashMap::new();
+    for (settings, tags) in &config.upstreams {
+        let transport = HttpTransport::new(settings, own.clone())
+            .map_err(|source| AppError::Upstream { name: settings.name.clone(), source })?;
+        let parts = UpstreamParts {
+            transport: Arc::new(transport),
+            credentials: Arc::new(StaticCredentials::new(settings.credentials.clone())),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            metrics: metrics.clone(),
+            id: id.clone(),
+        };
+        let site = Site {
+            upstream: Upstream::new(settings, parts),
+            tags: tags.clone(),
+            has_credentials: settings.credentials.is_some(),
+        };
+        sites.insert(settings.name.clone(), site);
+    }
+    Ok(sites)
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, AppError> {
+    listener
+        .local_addr()
+        .map_err(|source| AppError::System { what: "cannot read a listener's address", source })
+}
+
+/// A random name for this process, by which it knows its own requests when they come back.
+fn instance_id() -> Result<LoopId, AppError> {
+    let mut bytes = [0; 8];
+    let what = "cannot get random bytes";
+    getrandom::fill(&mut bytes)
+        .map_err(|error| AppError::System { what, source: io::Error::other(error.to_string()) })?;
+    LoopId::new(&hex::encode(bytes))
+        .map_err(|error| AppError::System { what, source: io::Error::other(error) })
+}
+
+/// Tells scripts on the standard output that both listeners accept, and where.
+fn announce(address: SocketAddr, admin_address: SocketAddr) {
+    let mut out = io::stdout().lock();
+    // Whoever closed the output does not want to know.
+    let _ = writeln!(out, "listening on http://{address}");
+    let _ = writeln!(out, "admin on http://{admin_address}");
+    let _ = out.flush();
+}
+
+/// The signals that mean something here. Listened for before anybody is told that the process is
+/// ready, so that none is missed.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, AppError> {
+        let listen = |kind| {
+            let what = "cannot wait for signals";
+            signal(kind).map_err(|source| AppError::System { what, source })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn wait_for_stop(mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP: this version cannot reload its configuration; restart it");
+                }
+            }
+        }
+    }
+}
+
+/// Stops accepting, lets running answers finish, and cuts those that take longer than `grace`.
+async fn drain(tasks: &Tasks, grace: Duration) {
+    tracing::info!(connections = tasks.answering(), ?grace, "stopping");
+    tasks.stop();
+    if tokio::time::timeout(grace, tasks.answered()).await.is_err() {
+        tracing::warn!(connections = tasks.answering(), "cut connections that took too long");
+    }
 }

@@ -13,13 +13,14 @@
 //! 9. [`pull::follow`] is how everybody reads, the first client included.
 //! 10. [`http::body`] streams it; [`http::error`] alone chooses statuses.
 //!
-//! `docs/ARCHITECTURE.md` has the layers and the invariants; `tests/tidy.rs` checks them.
+//! `docs/ARCHITECTURE.md` has the layers and the invariants; `tests/tidy` checks them.
 
 pub mod app;
 pub mod background;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod hooks;
 pub mod http;
 pub mod net;
 pub mod oci;
@@ -28,4 +29,5 @@ pub mod scope;
 pub mod secret;
 pub mod single_flight;
 pub mod store;
+pub mod telemetry;
 pub mod upstream;

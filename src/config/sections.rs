@@ -122,7 +122,7 @@ section! {
 section! {
     /// `[fill]`
     FillSection, "[fill]", later: ["connections", "parallel_above", "private_max"],
-    concurrent_max: Count<1, 1_000_000>,
+    concurrent_max: Count<1, 4096>,
     blob_size_max: Size<1, { i64::MAX as u64 }>,
     serve_unverified_ranges: bool,
     condemned_for: Period,

@@ -1,5 +1,7 @@
 //! The configuration as operators meet it.
 
+mod reference;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;

@@ -294,7 +294,7 @@ impl Text for PublicUrl {
     }
 }
 
-/// A host without port, as [`Url::host_str`] writes it.
+/// A host as [`Url::host_str`] writes it, for any port; or with a port, for that one.
 #[derive(Clone, Debug)]
 pub(super) struct HostName(pub(super) String);
 
@@ -302,9 +302,17 @@ impl Text for HostName {
     const EXPECTED: &'static str = "a host name";
 
     fn parse(text: &str) -> Result<Self, String> {
-        // A port or a scheme holds a colon, which a host does not, but in [::1].
-        Host::parse(text).map(|host| Self(host.to_string())).map_err(|_| {
-            "a host name such as \"auth.example.com\", without scheme, port and path".to_owned()
+        // A host holds no colon but inside [::1].
+        let whole = Host::parse(text).map(|host| host.to_string()).ok();
+        let with_port = || {
+            let (host, port) = text.rsplit_once(':')?;
+            let (host, port) = (Host::parse(host).ok()?, port.parse::<u16>().ok()?);
+            Some(format!("{host}:{port}"))
+        };
+        whole.or_else(with_port).map(Self).ok_or_else(|| {
+            "a host such as \"auth.example.com\", or \"10.0.0.5:9000\" for one port, without \
+             scheme and path"
+                .to_owned()
         })
     }
 }
@@ -489,7 +497,11 @@ mod tests {
     fn names() {
         assert_eq!(read::<HostName>("\"AUTH.example\"").unwrap().0, "auth.example");
         assert_eq!(read::<HostName>("\"[::1]\"").unwrap().0, "[::1]");
-        assert!(read::<HostName>("\"a:443\"").is_err());
+        assert_eq!(read::<HostName>("\"A:443\"").unwrap().0, "a:443");
+        assert_eq!(read::<HostName>("\"[::1]:9000\"").unwrap().0, "[::1]:9000");
+        for bad in ["\"\"", "\"a:b\"", "\"https://a\"", "\"a/b\"", "\":1\"", "\"a:99999\""] {
+            assert!(read::<HostName>(bad).is_err(), "{bad}");
+        }
         assert_eq!(read::<NamedHost>("\"Ghcr.Mirror:80\"").unwrap().0, "ghcr.mirror:80");
         assert!(read::<NamedHost>("\"http://x\"").is_err());
         assert!(read::<Alias>("\"a/b\"").unwrap_err().contains("one path component"));

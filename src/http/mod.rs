@@ -1,3 +1,25 @@
-//! The HTTP side.
+//! The HTTP side: two listeners, the registry API and the operator's.
+//!
+//! | file | what it is about |
+//! |---|---|
+//! | [`server`] | connections: limits, time-outs, HTTP/1 and HTTP/2, drain |
+//! | [`activity`] | connections on which nothing happens |
+//! | [`route`] | what a path and a query ask for (pure) |
+//! | [`caller`] | who asks, and whether it may |
+//! | [`v2`] | the registry API, one file per thing that can be read |
+//! | [`admin`] | the operator's side |
+//! | [`body`] | response bodies |
+//! | [`error`] | the only place that chooses statuses |
+//! | [`access`], [`metrics`] | what is written and counted of every request |
 
+pub mod access;
+pub mod activity;
+pub mod admin;
+pub mod body;
+pub mod caller;
+pub mod error;
+pub mod metrics;
+pub mod route;
+pub mod server;
 pub mod settings;
+pub mod v2;

@@ -12,7 +12,7 @@ pub struct NamingSettings {
     pub upstreams: Vec<NamedUpstream>,
     /// Answers bare names.
     pub default_upstream: Option<UpstreamName>,
-    /// Prefixes (`hosted/`) of names that live here and nowhere else.
+    /// Prefixes (`hosted/`) of names that live here and nowhere else; the empty one stands for all.
     pub hosted_prefixes: Vec<String>,
     /// The host (with port, if any) of `server.public_url`: our own name in `?ns=`.
     pub public_host: Option<String>,

@@ -1,0 +1,107 @@
+//! The record of one request: its metrics and its log line, written when the answer has ended.
+
+use http::{Method, StatusCode};
+use tokio::time::Instant;
+
+use super::metrics::HttpMetrics;
+use crate::pull::ReadError;
+
+/// What is known of one request. Dropping it writes the log line, however the request ended.
+#[derive(Debug)]
+pub struct Access {
+    metrics: HttpMetrics,
+    began: Instant,
+    /// The id that the client got in `X-Request-Id`.
+    pub request_id: String,
+    /// The method.
+    pub method: Method,
+    /// The path as it came; without the query, which may carry anything.
+    pub path: String,
+    /// The client's address.
+    pub client: std::net::IpAddr,
+    /// The kind of route.
+    pub kind: &'static str,
+    /// Where the name led.
+    pub scope: Option<crate::scope::Scope>,
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// The cache's part, and the reason.
+    pub outcome: (&'static str, &'static str),
+    body_bytes: u64,
+    error: Option<String>,
+}
+
+impl Access {
+    /// Begins the record.
+    pub fn begin(
+        metrics: HttpMetrics,
+        request_id: String,
+        method: Method,
+        path: String,
+        client: std::net::IpAddr,
+    ) -> Self {
+        Self {
+            metrics,
+            began: Instant::now(),
+            request_id,
+            method,
+            path,
+            client,
+            kind: "other",
+            scope: None,
+            // What nginx calls a client that left before its answer had begun.
+            status: StatusCode::from_u16(499).unwrap_or(StatusCode::OK),
+            outcome: ("", ""),
+            body_bytes: 0,
+            error: None,
+        }
+    }
+
+    /// The head of the answer is decided.
+    pub fn head_decided(&self) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.metrics.answered(self.kind, self.status, self.outcome, seconds);
+    }
+
+    /// `bytes` of the body went out.
+    pub const fn sent(&mut self, bytes: u64) {
+        self.body_bytes += bytes;
+    }
+
+    /// The answer is an error, and why.
+    pub fn refused(&mut self, why: &str) {
+        self.error = Some(why.to_owned());
+    }
+
+    /// The body broke off.
+    pub fn failed(&mut self, error: &ReadError) {
+        self.error = Some(error.to_string());
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        self.metrics.body_sent(self.kind, self.body_bytes);
+        let seconds = self.began.elapsed().as_secs_f64();
+        // Probes come every few seconds and say nothing.
+        if self.kind == "probe" && self.status.is_success() {
+            return;
+        }
+        tracing::info!(
+            target: "pierhead::access",
+            request_id = self.request_id,
+            client = %self.client,
+            method = %self.method,
+            path = self.path,
+            upstream = self.scope.as_ref().map(|scope| scope.upstream.as_str()),
+            repository = self.scope.as_ref().map(|scope| scope.repo.as_str()),
+            status = self.status.as_u16(),
+            cache = self.outcome.0,
+            reason = self.outcome.1,
+            bytes = self.body_bytes,
+            seconds,
+            error = self.error,
+            "request"
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! The only place that chooses statuses, and the form in which errors reach clients.
+//!
+//! Source: OCI distribution-spec, section "Error Codes". What each client does with a status
+//! decides which one it gets: where a client should fall back to the origin at once it is 502, 503
+//! or 504, never 429, which containerd retries five times without a pause.
+
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+
+use super::body::Body;
+use super::route::RouteError;
+use crate::hooks::Denial;
+use crate::oci::{ErrorBody, ErrorCode};
+use crate::pull::naming::NamingError;
+use crate::pull::{FillError, PullError};
+use crate::store::StoreError;
+use crate::upstream::{ErrorKind, Failure, UpstreamError};
+
+/// What a client is told to wait when upstream limits the rate without saying for how long, in
+/// seconds.
+const RETRY_AFTER_SECONDS_DEFAULT: u64 = 60;
+
+/// An answer that is an error.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: ErrorCode,
+    message: String,
+    extra: Option<(http::HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: ErrorCode, message: impl ToString) -> Self {
+        Self { status, code, message: message.to_string(), extra: None }
+    }
+
+    fn with(mut self, name: http::HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.extra = Some((name, value.into()));
+        self
+    }
+
+    /// The status of the answer.
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the client is told.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The method is not one that this endpoint has.
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::Unsupported,
+            "this endpoint is read with GET and HEAD",
+        )
+        .with(ALLOW, HeaderValue::from_static("GET, HEAD"))
+    }
+
+    /// A push to a name that belongs to an upstream.
+    pub fn push_denied(place: &str, hosted_prefix: Option<&str>) -> Self {
+        let advice = match hosted_prefix {
+            Some(prefix) => format!("push to a name under {prefix} instead"),
+            None => "no name is configured for pushes (hosted.prefixes)".to_owned(),
+        };
+        Self::new(
+            StatusCode::FORBIDDEN,
+            ErrorCode::Denied,
+            format!("{place} is cached from upstream and cannot be pushed to; {advice}"),
+        )
+    }
+
+    /// A hosted name, which this version reserves and does not serve.
+    pub fn hosted_not_served(is_push: bool) -> Self {
+        let message = "names under hosted.prefixes are reserved for hosted repositories, which this \
+                       version does not serve";
+        if is_push {
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message)
+        } else {
+            Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message)
+        }
+    }
+
+    /// A page size that is none.
+    pub fn bad_page_size() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            ErrorCode::Unsupported,
+            "the query parameter n is a number of tags, 0 or more",
+        )
+    }
+
+    /// The answer cannot be told from a broken one in the client's version of HTTP.
+    pub fn needs_http_1_1() -> Self {
+        Self::new(
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            ErrorCode::Unsupported,
+            "upstream does not say how large this blob is; ask with HTTP/1.1 or HTTP/2",
+        )
+    }
+
+    /// The request has come through this very process before.
+    pub fn loop_detected() -> Self {
+        Self::new(
+            StatusCode::LOOP_DETECTED,
+            ErrorCode::Unsupported,
+            "an upstream of this cache leads back to it; check the endpoints in its configuration",
+        )
+    }
+
+    /// A range that starts behind the blob's end. Source: RFC 9110, section 15.5.17.
+    pub fn range_not_satisfiable(content_range: HeaderValue) -> Self {
+        Self::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            ErrorCode::SizeInvalid,
+            "the range lies outside the blob",
+        )
+        .with(http::header::CONTENT_RANGE, content_range)
+    }
+
+    /// The answer. HEAD gets the same head and no body.
+    pub fn into_response(self, head: bool) -> Response<Body> {
+        let body = ErrorBody::new(self.code, self.message).to_json();
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        if let Some((name, value)) = self.extra {
+            headers.insert(name, value);
+        }
+        if !head {
+            *response.body_mut() = Body::full(body);
+        }
+        response
+    }
+}
+
+impl From<RouteError> for ApiError {
+    fn from(error: RouteError) -> Self {
+        let (status, code) = match error {
+            RouteError::NoSuchEndpoint => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+            RouteError::Name(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
+            RouteError::Digest(_)
+            | RouteError::Reference(crate::oci::ReferenceError::Digest(_)) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
+            }
+            // What cannot be a tag is not there; the conformance suite asks so.
+            RouteError::Reference(crate::oci::ReferenceError::Tag(_)) => {
+                (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown)
+            }
+        };
+        Self::new(status, code, error)
+    }
+}
+
+impl From<NamingError> for ApiError {
+    fn from(error: NamingError) -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, error)
+    }
+}
+
+impl From<Denial> for ApiError {
+    fn from(denial: Denial) -> Self {
+        let status = match denial.code {
+            ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorCode::NameUnknown | ErrorCode::ManifestUnknown | ErrorCode::BlobUnknown => {
+                StatusCode::NOT_FOUND
+            }
+            ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::FORBIDDEN,
+        };
+        let error = Self::new(status, denial.code, denial.message);
+        if status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Basic realm=\"pierhead\"");
+            return error.with(WWW_AUTHENTICATE, challenge);
+        }
+        error
+    }
+}
+
+impl From<PullError> for ApiError {
+    fn from(error: PullError) -> Self {
+        let message = error.to_string();
+        let (status, code) = match error {
+            PullError::ManifestUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            PullError::BlobUnknown => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
+            PullError::NameUnknown => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+            PullError::Denied(denial) => return denial.into(),
+            PullError::Upstream(error) | PullError::Fill(FillError::Upstream(error)) => {
+                return error.into();
+            }
+            PullError::Fill(FillError::Mismatch(_)) | PullError::WrongManifest(_) => {
+                (StatusCode::BAD_GATEWAY, ErrorCode::DigestInvalid)
+            }
+            PullError::WrongSize { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::SizeInvalid),
+            PullError::InvalidManifest(_) => (StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid),
+            PullError::Fill(FillError::TooLarge { .. }) => {
+                (StatusCode::BAD_GATEWAY, ErrorCode::SizeInvalid)
+            }
+            PullError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
+            PullError::Store(error) | PullError::Fill(FillError::Store(error)) => {
+                return error.into();
+            }
+            PullError::Fill(FillError::Busy | FillError::Spool(_) | FillError::Abandoned)
+            | PullError::Busy
+            | PullError::Abandoned => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        };
+        Self::new(status, code, message)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        // Paths and causes are for the operator's log, not for clients.
+        tracing::error!(%error, "the store failed a request");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Unavailable,
+            "the cache's storage failed; its log says why",
+        )
+    }
+}
+
+impl From<UpstreamError> for ApiError {
+    fn from(error: UpstreamError) -> Self {
+        let message = error.to_string();
+        let (status, code) = match error.kind() {
+            ErrorKind::NotFound => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+            ErrorKind::Denied => (StatusCode::FORBIDDEN, ErrorCode::Denied),
+            ErrorKind::RateLimited => {
+                let seconds = retry_after_seconds(&error.failure);
+                return Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::TooManyRequests,
+                    message,
+                )
+                .with(RETRY_AFTER, seconds);
+            }
+            ErrorKind::TimedOut => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
+            ErrorKind::LoopDetected => (StatusCode::LOOP_DETECTED, ErrorCode::Unsupported),
+            _ => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
+        };
+        Self::new(status, code, message)
+    }
+}
+
+/// What a client is told to wait, in seconds, when upstream limits the rate.
+fn retry_after_seconds(failure: &Failure) -> u64 {
+    match failure {
+        Failure::RateLimited { retry_after: Some(after) } => after.as_secs().max(1),
+        _ => RETRY_AFTER_SECONDS_DEFAULT,
+    }
+}

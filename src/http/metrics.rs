@@ -1,0 +1,89 @@
+//! What the listeners count.
+
+use http::StatusCode;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// The listeners' counters. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct HttpMetrics {
+    requests: IntCounterVec,
+    cache: IntCounterVec,
+    head_seconds: HistogramVec,
+    body_bytes: IntCounterVec,
+    connections: IntGaugeVec,
+}
+
+impl HttpMetrics {
+    /// Registers the counters.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let requests = IntCounterVec::new(
+            Opts::new("pierhead_http_requests_total", "Requests answered, by kind and status"),
+            &["kind", "status"],
+        )?;
+        let cache = IntCounterVec::new(
+            Opts::new("pierhead_cache_answers_total", "The cache's part in answers, with reasons"),
+            &["kind", "outcome", "reason"],
+        )?;
+        let head_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "pierhead_http_head_seconds",
+                "Time from a request's head to its answer's head",
+            )
+            .buckets(vec![
+                0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0,
+            ]),
+            &["kind"],
+        )?;
+        let body_bytes = IntCounterVec::new(
+            Opts::new("pierhead_http_body_bytes_total", "Bytes of bodies handed to clients"),
+            &["kind"],
+        )?;
+        let connections = IntGaugeVec::new(
+            Opts::new("pierhead_http_connections", "Open connections, by listener"),
+            &["listener"],
+        )?;
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(cache.clone()))?;
+        registry.register(Box::new(head_seconds.clone()))?;
+        registry.register(Box::new(body_bytes.clone()))?;
+        registry.register(Box::new(connections.clone()))?;
+        Ok(Self { requests, cache, head_seconds, body_bytes, connections })
+    }
+
+    pub(super) fn answered(
+        &self,
+        kind: &str,
+        status: StatusCode,
+        (outcome, reason): (&str, &str),
+        seconds: f64,
+    ) {
+        self.requests.with_label_values(&[kind, status.as_str()]).inc();
+        self.head_seconds.with_label_values(&[kind]).observe(seconds);
+        if !outcome.is_empty() {
+            self.cache.with_label_values(&[kind, outcome, reason]).inc();
+        }
+    }
+
+    pub(super) fn body_sent(&self, kind: &str, bytes: u64) {
+        if bytes > 0 {
+            self.body_bytes.with_label_values(&[kind]).inc_by(bytes);
+        }
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub(super) fn connection(&self, listener: &str) -> Connection {
+        let gauge = self.connections.with_label_values(&[listener]);
+        gauge.inc();
+        Connection(gauge)
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection(prometheus::IntGauge);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,314 @@
+//! The registry API, read side.
+//!
+//! Source: OCI distribution-spec, section "Endpoints", and the headers that clients need.
+
+mod blob;
+mod manifest;
+mod referrer;
+mod tag;
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, WARNING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+
+use super::access::Access;
+use super::admin::Probes;
+use super::body::Body;
+use super::caller;
+use super::error::ApiError;
+use super::metrics::HttpMetrics;
+use super::route::{self, Query, Route};
+use super::server::Service;
+use crate::hooks::{Context, Hooks, Object, Observation, Target};
+use crate::oci::{Digest, RepoName, format_warning};
+use crate::pull::naming::{Naming, Place};
+use crate::pull::{Outcome, Puller};
+use crate::scope::Scope;
+use crate::upstream::LoopId;
+
+static DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+static DISTRIBUTION_API_VERSION: HeaderName =
+    HeaderName::from_static("docker-distribution-api-version");
+static OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// How much of a path is logged, in characters: strangers choose its length.
+const LOGGED_PATH_CHARS_MAX: usize = 1024;
+
+/// The registry API.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// The engine.
+    pub puller: Puller,
+    /// Where names lead.
+    pub naming: Arc<Naming>,
+    /// Plugins.
+    pub hooks: Arc<dyn Hooks>,
+    /// Counters.
+    pub metrics: HttpMetrics,
+    /// `/livez` and `/readyz` answer here too.
+    pub probes: Probes,
+    /// Which process this is, to notice requests that come back to it.
+    pub id: LoopId,
+}
+
+/// One request, parsed.
+struct Asked<'a> {
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    path: &'a str,
+    query: &'a Query,
+    version: Version,
+    context: &'a Context,
+    puller: Puller,
+}
+
+impl Asked<'_> {
+    fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+}
+
+/// A successful answer, with what the record of the request wants to know.
+struct Answer {
+    response: Response<Body>,
+    outcome: Option<Outcome>,
+}
+
+impl Service for Registry {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        let (head, _body) = request.into_parts();
+        let request_id = request_id();
+        let mut access = Box::new(Access::begin(
+            self.metrics.clone(),
+            request_id.clone(),
+            head.method.clone(),
+            head.uri.path().chars().take(LOGGED_PATH_CHARS_MAX).collect(),
+            peer.ip(),
+        ));
+        let answered = self.dispatch(&head, &request_id, peer, &mut access).await;
+        let mut response = match answered {
+            Ok(answer) => {
+                if let Some(outcome) = answer.outcome {
+                    access.outcome = (outcome.as_str(), outcome.reason());
+                }
+                answer.response
+            }
+            Err(error) => {
+                access.refused(error.message());
+                error.into_response(head.method == Method::HEAD)
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(DISTRIBUTION_API_VERSION.clone(), HeaderValue::from_static("registry/2.0"));
+        if let Ok(value) = HeaderValue::from_str(&request_id) {
+            headers.insert(REQUEST_ID.clone(), value);
+        }
+        access.status = response.status();
+        access.head_decided();
+        let is_head = head.method == Method::HEAD;
+        response.map(|body| if is_head { Body::empty() } else { body }.recorded(access))
+    }
+}
+
+impl Registry {
+    async fn dispatch(
+        &self,
+        head: &http::request::Parts,
+        request_id: &str,
+        peer: SocketAddr,
+        access: &mut Access,
+    ) -> Result<Answer, ApiError> {
+        let hops = self.id.check(&head.headers).map_err(|_| ApiError::loop_detected())?;
+        let route = route::parse(head.uri.path())?;
+        access.kind = route.kind();
+        let is_read = matches!(head.method, Method::GET | Method::HEAD);
+        let query = Query::parse(head.uri.query());
+        let (name, object) = match route {
+            Route::Live => return Ok(self.probes.live().into()),
+            Route::Ready => return Ok(self.probes.ready().await.into()),
+            Route::Base => {
+                caller::identify(&*self.hooks, request_id, peer.ip(), &head.headers).await?;
+                return if is_read {
+                    Ok(base().into())
+                } else {
+                    Err(ApiError::method_not_allowed())
+                };
+            }
+            Route::Upload(name) => return Err(self.refuse_push(head, &query, &name)),
+            Route::Manifest(name, reference) => (name, Object::Manifest(reference)),
+            Route::Blob(name, digest) => (name, Object::Blob(digest)),
+            Route::Tags(name) => (name, Object::Tags),
+            Route::Referrers(name, digest) => (name, Object::Referrers(digest)),
+        };
+        if !is_read {
+            return Err(match object {
+                Object::Manifest(_) | Object::Blob(_) => self.refuse_push(head, &query, &name),
+                Object::Tags | Object::Referrers(_) => ApiError::method_not_allowed(),
+            });
+        }
+        let context = caller::identify(&*self.hooks, request_id, peer.ip(), &head.headers).await?;
+        let scope = match self.place(head, &query, &name)? {
+            Place::Upstream(scope) => scope,
+            Place::Hosted(_) => return Err(ApiError::hosted_not_served(false)),
+        };
+        access.scope = Some(scope.clone());
+        let target = Target { scope, object };
+        let asked = Asked {
+            method: &head.method,
+            headers: &head.headers,
+            path: head.uri.path(),
+            query: &query,
+            version: head.version,
+            context: &context,
+            puller: self.puller.after(hops),
+        };
+        let answer = self.read(&asked, target.clone()).await;
+        self.hooks.observe(&Observation {
+            context: &context,
+            target: Some(&target),
+            status: match &answer {
+                Ok(answer) => answer.response.status().as_u16(),
+                Err(error) => error.status().as_u16(),
+            },
+            outcome: match &answer {
+                Ok(Answer { outcome: Some(outcome), .. }) => outcome.as_str(),
+                Ok(_) | Err(_) => "",
+            },
+        });
+        let mut answer = answer?;
+        if let Some(namespace) = &query.namespace
+            && let Ok(value) = HeaderValue::from_str(namespace)
+        {
+            answer.response.headers_mut().insert(OCI_NAMESPACE.clone(), value);
+        }
+        Ok(answer)
+    }
+
+    async fn read(&self, asked: &Asked<'_>, target: Target) -> Result<Answer, ApiError> {
+        let (target, mut warnings) = caller::admit(&*self.hooks, asked.context, target).await?;
+        let Target { scope, object } = target;
+        let mut answer = match object {
+            Object::Manifest(reference) => {
+                self.manifest(asked, &scope, &reference, &mut warnings).await?
+            }
+            Object::Blob(digest) => self.blob(asked, &scope, &digest).await?,
+            Object::Tags => self.tags(asked, &scope, &mut warnings).await?,
+            Object::Referrers(digest) => {
+                self.referrers(asked, &scope, &digest, &mut warnings).await?
+            }
+        };
+        let headers = answer.response.headers_mut();
+        for warning in &warnings {
+            headers.append(WARNING, format_warning(warning));
+        }
+        if let Some(outcome) = answer.outcome {
+            headers.insert(CACHE_STATUS.clone(), HeaderValue::from_static(outcome.cache_status()));
+        }
+        Ok(answer)
+    }
+
+    fn place(
+        &self,
+        head: &http::request::Parts,
+        query: &Query,
+        name: &RepoName,
+    ) -> Result<Place, ApiError> {
+        // HTTP/2 has the host in the target, HTTP/1 in a header.
+        let host = match head.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()),
+        };
+        Ok(self.naming.place(query.namespace.as_deref(), host, name)?)
+    }
+
+    fn refuse_push(&self, head: &http::request::Parts, query: &Query, name: &RepoName) -> ApiError {
+        match self.place(head, query, name) {
+            Ok(Place::Hosted(_)) => ApiError::hosted_not_served(true),
+            Ok(Place::Upstream(scope)) => {
+                ApiError::push_denied(&scope.to_string(), self.naming.hosted_prefix())
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// What may be cached on the way to the client, and by whom.
+    fn cache_control(&self, scope: &Scope, immutable: bool) -> HeaderValue {
+        HeaderValue::from_static(match (immutable, self.puller.is_private(&scope.upstream)) {
+            (true, false) => "public, max-age=31536000, immutable",
+            (true, true) => "private, max-age=31536000, immutable",
+            (false, _) => "no-cache",
+        })
+    }
+}
+
+impl From<Response<Body>> for Answer {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, outcome: None }
+    }
+}
+
+/// `/v2/`: this is a registry. Docker looks here first and goes elsewhere if it is not found.
+fn base() -> Response<Body> {
+    json(Bytes::from_static(b"{}"))
+}
+
+fn json(bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    *response.body_mut() = Body::full(bytes);
+    response
+}
+
+fn digest_header(digest: &Digest) -> Option<HeaderValue> {
+    HeaderValue::from_str(&digest.to_string()).ok()
+}
+
+fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// Sets what identifies the content, and tells whether the client has it already.
+/// Source: RFC 9110, section 13.1.2.
+fn identify_content(response: &mut Response<Body>, request: &HeaderMap, digest: &Digest) -> bool {
+    let etag = etag(digest);
+    let has_it = request
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|tag| tag.trim().trim_start_matches("W/"))
+        .any(|tag| tag == "*" || tag == etag);
+    let headers = response.headers_mut();
+    if let Some(value) = digest_header(digest) {
+        headers.insert(DOCKER_CONTENT_DIGEST.clone(), value);
+    }
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        headers.insert(ETAG, value);
+    }
+    if has_it {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    has_it
+}
+
+fn set_cache_control(response: &mut Response<Body>, value: HeaderValue) {
+    response.headers_mut().insert(CACHE_CONTROL, value);
+}
+
+/// A fresh id of 64 bits that nobody can guess from others: a keyed hash of a counter, because a
+/// system call for each request shows.
+fn request_id() -> String {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{:016x}", KEY.hash_one(NEXT.fetch_add(1, Ordering::Relaxed)))
+}

@@ -1,0 +1,196 @@
+//! The leader's work: one GET of a blob from upstream into the landing.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::condemned::Condemned;
+use super::flight::{Content, FillError, Permit};
+use super::links::Links;
+use super::metrics::PullMetrics;
+use super::settings::FillSettings;
+use super::verify::{Arrival, LANDING_CHUNKS_MAX, Landed, Landing};
+use crate::background::Tasks;
+use crate::oci::{Digest, Verified};
+use crate::scope::Scope;
+use crate::store::hot::HOT_BLOB_BYTES_MAX;
+use crate::store::{Blob, BlobStore, Spool};
+use crate::upstream::{BlobBody, ErrorKind, Upstream};
+
+/// Everything that a fill needs of the process.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    blobs: Arc<dyn BlobStore>,
+    links: Links,
+    condemned: Condemned,
+    settings: FillSettings,
+    slots: Arc<Semaphore>,
+    tasks: Tasks,
+    metrics: PullMetrics,
+}
+
+impl Fetcher {
+    /// A fetcher with `settings.concurrent_max` free slots.
+    pub fn new(
+        blobs: Arc<dyn BlobStore>,
+        links: Links,
+        condemned: Condemned,
+        settings: FillSettings,
+        tasks: Tasks,
+        metrics: PullMetrics,
+    ) -> Self {
+        let slots = Arc::new(Semaphore::new(settings.concurrent_max));
+        Self { blobs, links, condemned, settings, slots, tasks, metrics }
+    }
+
+    /// Starts the task that brings the blob of `permit`, asked for through `scope`. It belongs to
+    /// the process: no client's going away ends it.
+    pub fn start(&self, permit: Permit, upstream: Upstream, scope: Scope) {
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            self.metrics.fill_ended("busy");
+            permit.fail(FillError::Busy);
+            return;
+        };
+        let fetcher = self.clone();
+        self.tasks
+            .spawn("fill", async move { fetcher.fill(permit, &upstream, &scope, slot).await });
+    }
+
+    async fn fill(
+        self,
+        permit: Permit,
+        upstream: &Upstream,
+        scope: &Scope,
+        slot: OwnedSemaphorePermit,
+    ) {
+        let digest = permit.key().digest;
+        if let Some(blob) = self.arrived_meanwhile(upstream, scope, &digest).await {
+            permit.verified(blob.len(), Content(Arc::clone(blob.source())));
+            return;
+        }
+        let (body, spool) = match self.open(upstream, scope, &digest).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.ended(scope, &digest, &error);
+                permit.fail(error);
+                return;
+            }
+        };
+        permit.growing(body.size, Content(spool.reader()));
+
+        let (sender, arrivals) = mpsc::channel(LANDING_CHUNKS_MAX);
+        let bytes_max = self.settings.blob_bytes_max;
+        let landing = Landing { permit, spool, expected: digest, bytes_max };
+        let landing = tokio::task::spawn_blocking(move || landing.run(arrivals));
+        receive(body, &sender).await;
+        drop(sender);
+
+        match landing.await {
+            Ok(Landed::Stored(blob)) => {
+                self.metrics.fill_ended("stored");
+                tracing::debug!(%scope, %digest, bytes = blob.len(), "blob stored");
+            }
+            Ok(Landed::NotKept(error)) => {
+                self.metrics.fill_ended("not_kept");
+                tracing::error!(%scope, %digest, %error, "a verified blob could not be stored");
+            }
+            Ok(Landed::Failed(permit, error)) => {
+                // A client that tries again at once must find the digest condemned.
+                self.ended(scope, &digest, &error);
+                permit.fail(error);
+            }
+            Err(error) => tracing::error!(%scope, %digest, %error, "a fill panicked"),
+        }
+        drop(slot);
+    }
+
+    /// The blob, if another fill stored it between the look into the store and the start of this
+    /// one. Then the GET that would have proven that this repository has it is not made, so a HEAD
+    /// proves it where nothing else did.
+    async fn arrived_meanwhile(
+        &self,
+        upstream: &Upstream,
+        scope: &Scope,
+        digest: &Digest,
+    ) -> Option<Blob> {
+        let blob = self.blobs.open(digest).await.ok().flatten()?;
+        if blob.len() <= HOT_BLOB_BYTES_MAX {
+            // The look into the store may have found it damaged.
+            let len = usize::try_from(blob.len()).ok()?;
+            Verified::check(&blob.read_at(0, len).await.ok()?, digest).ok()?;
+        }
+        if !self.links.get(scope, digest).await.is_some_and(|link| link.is_proven()) {
+            upstream.head_blob(&scope.repo, digest).await.ok()?;
+            self.links.record_blob(scope, digest).await;
+        }
+        Some(blob)
+    }
+
+    /// Asks upstream and makes room: everything that can fail before the first byte.
+    async fn open(
+        &self,
+        upstream: &Upstream,
+        scope: &Scope,
+        digest: &Digest,
+    ) -> Result<(BlobBody, Box<dyn Spool>), FillError> {
+        let mut body = upstream.get_blob(&scope.repo, digest, 0).await?;
+        if body.size.is_none() {
+            // Clients resume and show progress by size: ask for it once more before doing without.
+            match upstream.head_blob(&scope.repo, digest).await {
+                Ok(head) => body.size = head.size,
+                Err(error) => tracing::debug!(%scope, %digest, %error, "no size from HEAD either"),
+            }
+        }
+        let max = self.settings.blob_bytes_max;
+        if body.size.is_some_and(|size| size > max) {
+            return Err(FillError::TooLarge { max });
+        }
+        self.links.record_blob(scope, digest).await;
+        let spool = self.blobs.spool(body.size).await?;
+        Ok((body, spool))
+    }
+
+    fn ended(&self, scope: &Scope, digest: &Digest, error: &FillError) {
+        match error {
+            FillError::Mismatch(mismatch) => {
+                self.metrics.verification_failed();
+                self.metrics.fill_ended("mismatch");
+                self.condemned.condemn(digest);
+                tracing::error!(
+                    %scope, expected = %mismatch.expected, actual = %mismatch.actual,
+                    bytes = mismatch.len, "upstream sent wrong content; nothing of it was kept"
+                );
+            }
+            FillError::Upstream(error) if error.kind() == ErrorKind::NotFound => {
+                self.metrics.fill_ended("not_found");
+            }
+            FillError::Upstream(error) => {
+                self.metrics.fill_ended("upstream");
+                tracing::warn!(%scope, %digest, %error, "a fill failed");
+            }
+            FillError::TooLarge { .. }
+            | FillError::Busy
+            | FillError::Store(_)
+            | FillError::Spool(_)
+            | FillError::Abandoned => {
+                self.metrics.fill_ended("local");
+                tracing::error!(%scope, %digest, %error, "a fill failed");
+            }
+        }
+    }
+}
+
+/// Passes on what upstream sends, until its end, its failure, or the landing's.
+async fn receive(mut body: BlobBody, sender: &mpsc::Sender<Arrival>) {
+    loop {
+        let arrival = match body.chunk().await {
+            Ok(Some(bytes)) => Arrival::Chunk(bytes),
+            Ok(None) => Arrival::End,
+            Err(error) => Arrival::Failed(error),
+        };
+        let last = !matches!(arrival, Arrival::Chunk(_));
+        if sender.send(arrival).await.is_err() || last {
+            return;
+        }
+    }
+}

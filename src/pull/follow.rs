@@ -1,0 +1,226 @@
+//! Reading a blob, whether it is stored or still growing.
+//!
+//! What a reader may see of a growing blob is decided in one place, [`visible`]: unverified bytes
+//! never complete an answer.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::flight::{Content, FillError, Flight, Progress};
+use crate::store::Blob;
+
+/// How much of an answer is held back until the digest is known to be right, in bytes. Blobs up to
+/// this size are verified before their headers go out.
+pub const HOLD_BACK_BYTES: u64 = 64 * 1024;
+
+/// The most that one read brings into memory, in bytes. A hundred readers must fit into memory.
+pub const READ_BYTES_MAX: u64 = 128 * 1024;
+
+/// The largest zero-copy slice of a mapped file, in bytes.
+pub const MAPPED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What may be read before verification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// All but the last [`HOLD_BACK_BYTES`]: for answers that reach the blob's end.
+    HoldBack,
+    /// What has landed: for bounded and suffix ranges, whose reader checks what it assembles.
+    Unverified,
+    /// Nothing.
+    Strict,
+}
+
+/// How many bytes from the start a reader may see. `None`: nothing to say yet, ask again when the
+/// progress has changed.
+pub fn visible(progress: &Progress, trust: Trust) -> Result<Option<u64>, FillError> {
+    match progress {
+        Progress::Asking => Ok(None),
+        Progress::Growing { total, landed, .. } => Ok(Some(match trust {
+            Trust::Strict => 0,
+            Trust::Unverified => *landed,
+            Trust::HoldBack => match total {
+                Some(total) => (*landed).min(total.saturating_sub(HOLD_BACK_BYTES)),
+                None => landed.saturating_sub(HOLD_BACK_BYTES),
+            },
+        })),
+        Progress::Verified { len, .. } => Ok(Some(*len)),
+        Progress::Failed(error) => Err(error.clone()),
+    }
+}
+
+/// One reader's way to a blob.
+#[derive(Debug)]
+pub enum BlobReader {
+    /// The blob is stored.
+    Stored(Blob),
+    /// The blob is growing, or was when the reader came.
+    Growing(Follower),
+    /// The blob is small and in memory.
+    Memory(Bytes),
+}
+
+/// Why a read failed after it had begun.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The fill that was followed failed.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+    /// The local disk's fault.
+    #[error("cannot read the blob: {0}")]
+    Io(std::sync::Arc<std::io::Error>),
+    /// The stored file is shorter than what was recorded when it was verified.
+    #[error("the stored blob ends early, at byte {at}")]
+    Truncated {
+        /// Where it ends.
+        at: u64,
+    },
+}
+
+impl BlobReader {
+    /// The blob's size in bytes, where it is known.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::Stored(blob) => Some(blob.len()),
+            Self::Growing(follower) => follower.size,
+            Self::Memory(bytes) => Some(bytes.len() as u64),
+        }
+    }
+
+    /// Allows what has landed to be read before it is verified, if the flight is not strict.
+    pub fn trust_landed(&mut self) {
+        if let Self::Growing(follower) = self
+            && follower.trust == Trust::HoldBack
+        {
+            follower.trust = Trust::Unverified;
+        }
+    }
+
+    /// Whether bytes may be handed out that are not verified yet.
+    pub const fn hands_out_unverified(&self) -> bool {
+        matches!(self, Self::Growing(Follower { trust: Trust::Unverified, .. }))
+    }
+
+    /// The next bytes of `span`, at least one and at most what one read may bring; waits for them
+    /// if the blob is growing. `None` at the end of a blob whose size was not known.
+    ///
+    /// `mapped` allows a zero-copy view of the file, which is right only for plaintext vectored
+    /// writes. Cancel-safe: nothing is consumed.
+    pub async fn read(
+        &mut self,
+        span: Range<u64>,
+        mapped: bool,
+    ) -> Result<Option<Bytes>, ReadError> {
+        match self {
+            Self::Memory(bytes) => {
+                let len = bytes.len() as u64;
+                let start = usize::try_from(span.start.min(len)).unwrap_or(usize::MAX);
+                let end = usize::try_from(span.end.min(len)).unwrap_or(usize::MAX);
+                Ok((start < end).then(|| bytes.slice(start..end)))
+            }
+            Self::Stored(blob) => {
+                if mapped {
+                    let end = span.end.min(span.start.saturating_add(MAPPED_BYTES_MAX));
+                    if let Some(bytes) = blob.source().mapped(span.start..end) {
+                        return Ok(Some(bytes));
+                    }
+                }
+                read_exactly(&Content(blob.source().clone()), span).await.map(Some)
+            }
+            Self::Growing(follower) => follower.read(span).await,
+        }
+    }
+}
+
+/// Reads once from `content`, which is known to hold the whole of `span`.
+async fn read_exactly(content: &Content, span: Range<u64>) -> Result<Bytes, ReadError> {
+    let len = (span.end - span.start).min(READ_BYTES_MAX);
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let bytes = content
+        .0
+        .read_at(span.start, len)
+        .await
+        .map_err(|error| ReadError::Io(std::sync::Arc::new(error)))?;
+    if bytes.is_empty() { Err(ReadError::Truncated { at: span.start }) } else { Ok(bytes) }
+}
+
+/// A reader of a flight.
+#[derive(Debug)]
+pub struct Follower {
+    progress: watch::Receiver<Progress>,
+    trust: Trust,
+    size: Option<u64>,
+}
+
+impl Follower {
+    /// Waits until the answer's head can be sent: upstream has answered, and where the blob is
+    /// small or the flight strict, the content is verified. Cancel-safe.
+    pub async fn ready(flight: &Flight) -> Result<Self, FillError> {
+        let mut progress = flight.watch();
+        let trust = if flight.strict { Trust::Strict } else { Trust::HoldBack };
+        let ready = |progress: &Progress| match progress {
+            Progress::Asking => false,
+            Progress::Growing { total, .. } => {
+                trust != Trust::Strict && total.is_none_or(|total| total > HOLD_BACK_BYTES)
+            }
+            Progress::Verified { .. } | Progress::Failed(_) => true,
+        };
+        let size = match &*progress.wait_for(ready).await.map_err(|_| FillError::Abandoned)? {
+            Progress::Failed(error) => return Err(error.clone()),
+            Progress::Verified { len, .. } => Some(*len),
+            Progress::Growing { total, .. } => *total,
+            Progress::Asking => None,
+        };
+        Ok(Self { progress, trust, size })
+    }
+
+    /// Waits until upstream has answered: the blob's size in bytes, where it is known. Cancel-safe.
+    pub async fn head(flight: &Flight) -> Result<Option<u64>, FillError> {
+        let mut progress = flight.watch();
+        let answered = |progress: &Progress| !matches!(progress, Progress::Asking);
+        match &*progress.wait_for(answered).await.map_err(|_| FillError::Abandoned)? {
+            Progress::Failed(error) => Err(error.clone()),
+            Progress::Verified { len, .. } => Ok(Some(*len)),
+            Progress::Growing { total, .. } => Ok(*total),
+            Progress::Asking => Ok(None),
+        }
+    }
+
+    /// The blob's size in bytes, where it is known.
+    pub const fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    async fn read(&mut self, span: Range<u64>) -> Result<Option<Bytes>, ReadError> {
+        let trust = self.trust;
+        let (content, end) = {
+            let progress = self
+                .progress
+                .wait_for(|progress| {
+                    !matches!(progress, Progress::Growing { .. } | Progress::Asking)
+                        || matches!(visible(progress, trust), Ok(Some(end)) if end > span.start)
+                })
+                .await
+                .map_err(|_| FillError::Abandoned)?;
+            let end = visible(&progress, trust)?.unwrap_or(0);
+            match &*progress {
+                // The head of the answer promised another size: upstream had been wrong about it.
+                Progress::Verified { len, .. } if self.size.is_some_and(|size| size != *len) => {
+                    return Err(ReadError::Truncated { at: *len });
+                }
+                Progress::Growing { spool, .. } | Progress::Verified { spool, .. } => {
+                    (spool.clone(), end)
+                }
+                Progress::Asking | Progress::Failed(_) => return Err(FillError::Abandoned.into()),
+            }
+        };
+        if span.start >= end {
+            return Ok(None);
+        }
+        read_exactly(&content, span.start..end.min(span.end)).await.map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests;

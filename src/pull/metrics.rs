@@ -1,0 +1,84 @@
+//! What the engine counts.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// The engine's counters. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PullMetrics {
+    fills: IntCounterVec,
+    followers: IntCounter,
+    reading: IntGauge,
+    verification_failures: IntCounter,
+    unverified_bytes: IntCounter,
+    stale: IntCounterVec,
+}
+
+impl PullMetrics {
+    /// Registers the counters.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let fills = IntCounterVec::new(
+            Opts::new("pierhead_fills_total", "Fills that ended, by result"),
+            &["result"],
+        )?;
+        let followers = IntCounter::new(
+            "pierhead_fill_followers_total",
+            "Requests that read a blob while it was being filled, the first one included",
+        )?;
+        let reading = IntGauge::new(
+            "pierhead_fill_followers",
+            "Answers that are reading from a running fill now",
+        )?;
+        let verification_failures = IntCounter::new(
+            "pierhead_verification_failures_total",
+            "Content from upstream that did not have its digest",
+        )?;
+        let unverified_bytes = IntCounter::new(
+            "pierhead_unverified_range_bytes_total",
+            "Bytes of growing blobs sent in bounded ranges before the blob was verified",
+        )?;
+        let stale = IntCounterVec::new(
+            Opts::new("pierhead_stale_answers_total", "Stale answers served, by reason"),
+            &["reason"],
+        )?;
+        registry.register(Box::new(fills.clone()))?;
+        registry.register(Box::new(followers.clone()))?;
+        registry.register(Box::new(reading.clone()))?;
+        registry.register(Box::new(verification_failures.clone()))?;
+        registry.register(Box::new(unverified_bytes.clone()))?;
+        registry.register(Box::new(stale.clone()))?;
+        Ok(Self { fills, followers, reading, verification_failures, unverified_bytes, stale })
+    }
+
+    pub(super) fn fill_ended(&self, result: &str) {
+        self.fills.with_label_values(&[result]).inc();
+    }
+
+    pub(super) fn verification_failed(&self) {
+        self.verification_failures.inc();
+    }
+
+    pub(super) fn stale_answer(&self, reason: &str) {
+        self.stale.with_label_values(&[reason]).inc();
+    }
+
+    pub(super) fn follower(&self) -> Reading {
+        self.followers.inc();
+        self.reading.inc();
+        Reading(self.reading.clone())
+    }
+
+    /// `bytes` went out that were not verified yet.
+    pub fn unverified(&self, bytes: u64) {
+        self.unverified_bytes.inc_by(bytes);
+    }
+}
+
+/// Counts a follower for as long as it reads.
+#[derive(Debug)]
+pub struct Reading(IntGauge);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

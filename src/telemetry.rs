@@ -1,0 +1,31 @@
+//! Logs: one line per event on the standard error, as text or JSON.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Replaces the configured level where finer filters are needed (`RUST_LOG`'s syntax).
+pub const FILTER_VARIABLE: &str = "PIERHEAD_LOG";
+
+/// The logs could not be set up: something in this process did so before.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up logging: {0}")]
+pub struct TelemetryError(String);
+
+/// Starts logging at `level` (`info` and the like); `filter` is the content of
+/// [`FILTER_VARIABLE`], if it is set.
+pub fn init(level: &str, json: bool, filter: Option<&str>) -> Result<(), TelemetryError> {
+    let filter = match filter {
+        Some(filter) => {
+            EnvFilter::try_new(filter).map_err(|error| TelemetryError(error.to_string()))?
+        }
+        None => EnvFilter::new(level),
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let started =
+        if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    started.map_err(|error| TelemetryError(error.to_string()))
+}
