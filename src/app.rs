@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::background::Tasks;
+use crate::background::{Tasks, Workers};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::hooks::{AllowAll, Hooks};
@@ -105,6 +105,7 @@ async fn run(config: Config) -> Result<(), AppError> {
     let registry = prometheus::Registry::new();
     let tasks = Tasks::new(&registry)?;
     let clock = Clock::system();
+    let workers = Workers::new(tasks.clone(), clock.clone());
     let hooks: Arc<dyn Hooks> = Arc::new(AllowAll);
 
     let blobs: Arc<dyn BlobStore> =
@@ -152,6 +153,7 @@ async fn run(config: Config) -> Result<(), AppError> {
     announce(address, admin_address);
     signals.wait_for_stop().await;
     drain(&tasks, config.server.drain_timeout).await;
+    workers.stopped().await;
     Ok(())
 }
 

@@ -1,7 +1,10 @@
 //! The one place that starts tasks.
 //!
 //! Work that outlives the request that asked for it belongs to the process: it is counted by
-//! kind, and shutdown knows of it.
+//! kind, and shutdown knows of it. What goes on in rounds, for as long as the process lives, is a
+//! [`Worker`].
+
+mod worker;
 
 use std::future::Future;
 
@@ -9,6 +12,8 @@ use prometheus::{IntGaugeVec, Opts, Registry};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub use self::worker::{Progress, Report, Round, State, Worker, WorkerStatus, Workers};
 
 /// The tasks of the process. Cheap to clone.
 #[derive(Clone, Debug)]
