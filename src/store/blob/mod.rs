@@ -200,6 +200,14 @@ pub trait BlobStore: Send + Sync + Debug + 'static {
     async fn probe(&self) -> Result<(), StoreError>;
 }
 
+/// How much is reserved at a time while a length is not known, in bytes, in a store of `max` bytes.
+pub fn reserve_step(max: u64) -> u64 {
+    const STEP_BYTES: u64 = 64 << 20;
+    /// The largest part of a small store that one step takes: one in so many.
+    const STEP_SHARE: u64 = 8;
+    STEP_BYTES.min(max / STEP_SHARE)
+}
+
 /// Refuses to store content under a proof that is about other content.
 fn check_len(verified: &Verified, written: u64) -> Result<(), StoreError> {
     if written == verified.len() {

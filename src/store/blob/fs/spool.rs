@@ -11,14 +11,7 @@ use super::read::GrowingFile;
 use super::{BLOB_MODE, Shared, create_new, stored_len, sync_dir};
 use crate::oci::Verified;
 use crate::store::StoreError;
-use crate::store::blob::{Blob, ReadAt, Spool, check_len};
-
-/// How much is reserved at a time while the length is not known, in bytes; less where the cap is
-/// small.
-const STEP_BYTES: u64 = 64 << 20;
-
-/// The largest part of the cap that one step reserves: one in so many.
-const STEP_SHARE: u64 = 8;
+use crate::store::blob::{Blob, ReadAt, Spool, check_len, reserve_step};
 
 #[derive(Debug)]
 pub(super) struct FsSpool {
@@ -58,7 +51,7 @@ impl FsSpool {
     fn reserve(&mut self, end: u64) -> io::Result<()> {
         let reserved = self.lease.bytes();
         if end > reserved {
-            let step = STEP_BYTES.min(self.shared.max_bytes / STEP_SHARE);
+            let step = reserve_step(self.shared.max_bytes);
             let needed = end - reserved;
             self.lease
                 .grow(needed.max(step))
