@@ -140,10 +140,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("p.toml");
         let name = file.display();
-        std::fs::write(&file, "[storage]\nmax_size = \"1GiB\"").unwrap();
+        std::fs::write(&file, "[fill]\nanswer_within = \"31s\"").unwrap();
         let (code, out, err) = checked(Some(file.clone()), no_variables());
         assert_eq!((code, out), (0, format!("{name}: ok\n")));
-        assert!(err.contains("warning: storage.max_size"), "{err}");
+        assert!(err.contains("warning: fill.answer_within"), "{err}");
         std::fs::write(&file, "[server]\nlisen = 1").unwrap();
         let (code, out, err) = checked(Some(file.clone()), no_variables());
         assert_eq!((code, out.as_str()), (1, ""));

@@ -39,7 +39,7 @@ async fn started(
     let registry = prometheus::Registry::new();
     let tasks = Tasks::new(&registry).unwrap();
     let workers = Workers::new(tasks.clone(), clock.clone());
-    let options = FsOptions { max_bytes: MAX, ..FsOptions::default() };
+    let options = FsOptions { max_bytes: Some(MAX), ..FsOptions::default() };
     let parts = Parts {
         blobs: Arc::new(FsBlobs::open(root, options).await.unwrap()),
         keeping: Arc::new(meta.clone()),

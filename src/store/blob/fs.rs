@@ -60,18 +60,25 @@ const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 pub struct FsOptions {
     /// Blobs that are kept open for their next reader, each with a file descriptor and a mapping.
     pub open_blobs_max: u64,
-    /// The cap in allocated bytes: everything below the root counts. `u64::MAX`: none.
-    pub max_bytes: u64,
+    /// The cap in allocated bytes: everything below the root counts. `u64::MAX`: none. `None`:
+    /// [`DEFAULT_MAX_BYTES`], or [`DEFAULT_MAX_PERCENT`] of what is free or ours if that is less.
+    pub max_bytes: Option<u64>,
     /// What is kept free on the disk, in bytes.
     pub min_free_bytes: u64,
 }
+
+/// The cap where the operator names none, in bytes.
+pub const DEFAULT_MAX_BYTES: u64 = 50 << 30;
+
+/// The most that such a cap takes of a smaller disk.
+pub const DEFAULT_MAX_PERCENT: u64 = 80;
 
 /// Well below the 1024 file descriptors that many systems allow a process.
 const OPEN_BLOBS_MAX: u64 = 256;
 
 impl Default for FsOptions {
     fn default() -> Self {
-        Self { open_blobs_max: OPEN_BLOBS_MAX, max_bytes: u64::MAX, min_free_bytes: 0 }
+        Self { open_blobs_max: OPEN_BLOBS_MAX, max_bytes: Some(u64::MAX), min_free_bytes: 0 }
     }
 }
 
@@ -123,6 +130,10 @@ impl FsBlobs {
         let stored = ledger::measure(&blobs)
             .map_err(|cause| StoreError::io(format!("measure {}", blobs.display()), cause))?;
         let FsOptions { open_blobs_max, max_bytes, min_free_bytes } = options;
+        let max_bytes = max_bytes.unwrap_or_else(|| {
+            let ours = ledger::free_on_disk(root).saturating_add(stored);
+            DEFAULT_MAX_BYTES.min(ours / 100 * DEFAULT_MAX_PERCENT)
+        });
         let ledger = Ledger::new(root, max_bytes, min_free_bytes, stored);
         let shared = Shared {
             blobs,

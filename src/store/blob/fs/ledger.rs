@@ -31,6 +31,12 @@ pub(super) fn allocated(metadata: &fs::Metadata) -> u64 {
     metadata.blocks().saturating_mul(ST_BLOCK_BYTES)
 }
 
+/// What an unprivileged process may still write at `path`, in bytes. A file system that does not
+/// say will refuse the write.
+pub(super) fn free_on_disk(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+}
+
 /// The space of one store. Methods that look at the disk block.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -130,11 +136,8 @@ impl Ledger {
         files.sum::<u64>().saturating_add(self.directories.load(Ordering::Relaxed))
     }
 
-    /// What an unprivileged process may still write, in bytes. A file system that does not say
-    /// will refuse the write.
     fn free_on_disk(&self) -> u64 {
-        rustix::fs::statvfs(&self.root)
-            .map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+        free_on_disk(&self.root)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -279,7 +279,7 @@ fn allocated_below(root: &Path) -> u64 {
 async fn the_cap_holds_whatever_is_tried() {
     const MAX: u64 = 4 << 20;
     let root = TempDir::new().unwrap();
-    let options = FsOptions { max_bytes: MAX, ..FsOptions::default() };
+    let options = FsOptions { max_bytes: Some(MAX), ..FsOptions::default() };
     let store = FsBlobs::open(root.path(), options).await.unwrap();
     let mut kept = 0;
     for seed in 0..20 {
@@ -303,7 +303,7 @@ async fn the_cap_holds_whatever_is_tried() {
 async fn a_spool_of_unknown_length_stops_at_the_cap() {
     const MAX: u64 = 4 << 20;
     let root = TempDir::new().unwrap();
-    let options = FsOptions { max_bytes: MAX, ..FsOptions::default() };
+    let options = FsOptions { max_bytes: Some(MAX), ..FsOptions::default() };
     let store = FsBlobs::open(root.path(), options).await.unwrap();
     let mut spool = store.spool(None).await.unwrap();
     let chunk = pattern(1, 100_000);
