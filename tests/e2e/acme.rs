@@ -115,7 +115,7 @@ fn a_certificate_is_got_and_kept() {
 
 #[test]
 fn a_certificate_is_renewed_in_time_and_no_client_notices() {
-    let Some(site) = Site::new(Duration::from_secs(15)) else { return };
+    let Some(mut site) = Site::new(Duration::from_secs(15)) else { return };
     let pierhead = site.options("[\"localhost\"]").start();
     let root = site.pebble.root();
     let mut certificates = vec![site.wait_for_certificate(&root)];
@@ -130,6 +130,13 @@ fn a_certificate_is_renewed_in_time_and_no_client_notices() {
     assert_eq!(site.pebble.orders(), 3);
     let changes = pierhead.metric("pierhead_tls_certificate_changes_total", &[]);
     assert_eq!(changes, 3.0);
+    // A directory that has lost everything is told about us anew.
+    site.pebble.stop();
+    site.pebble.start();
+    let root = site.pebble.root();
+    // Longer than the pause after a try that met it while it was down.
+    wait_until("a certificate of the new one", 3 * ORDER, || site.shown(&root));
+    assert!(pierhead.stderr().contains("does not know our account any more"));
 }
 
 #[test]

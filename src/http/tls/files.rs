@@ -60,7 +60,7 @@ pub enum PairError {
     #[error("{0}")]
     BadCertificate(String),
     /// The file of the key holds none.
-    #[error("it holds no private key in PEM form")]
+    #[error("it holds no private key in PEM form (an encrypted one cannot be read)")]
     NoKey,
     /// The key cannot be used.
     #[error("its private key cannot be used: {0}")]

@@ -141,7 +141,7 @@ impl AcmeWorker {
                  is refused"
             );
         }
-        let tries = store.tries()?;
+        let tries = tries_for(&settings.domains, store.tries()?);
         Ok(Self {
             settings: settings.clone(),
             store,
@@ -195,12 +195,15 @@ impl Worker for AcmeWorker {
             return Round::Failed(format!("{}; not tried again yet", self.tries.error), wait);
         }
         // Counted before it is over: a crash in the middle is a failure.
+        self.tries.domains.clone_from(&self.settings.domains);
         self.tries.last_unix_ms = now.unix_ms();
         self.tries.failures = self.tries.failures.saturating_add(1);
         self.tries.error = "the last try was broken off".to_owned();
         let pause = jittered(backoff(self.tries.failures));
         self.tries.next_unix_ms = now.plus(pause).unix_ms();
         self.keep_tries().await;
+        // What an earlier try heard is over.
+        self.transport.heard();
         let outcome = self.attempt().await;
         let now = self.clock.now();
         match outcome {
@@ -209,6 +212,7 @@ impl Worker for AcmeWorker {
                 self.tries = Tries {
                     last_unix_ms: self.tries.last_unix_ms,
                     renew_unix_ms: now.plus(left).unix_ms(),
+                    domains: self.settings.domains.clone(),
                     ..Tries::default()
                 };
                 self.keep_tries().await;
@@ -238,6 +242,23 @@ fn suggested(error: &AcmeError) -> Option<Duration> {
             Some(after.min(transport::RETRY_AFTER_MAX))
         }
         _ => None,
+    }
+}
+
+/// What tries that were kept mean for these domains. Those for others say only that the directory
+/// was asked, and whether it wants to be left alone.
+fn tries_for(domains: &[String], tries: Tries) -> Tries {
+    if tries.domains == domains {
+        return tries;
+    }
+    let Tries { last_unix_ms, barred_unix_ms, .. } = tries;
+    let soonest = Timestamp::from_unix_ms(last_unix_ms).plus(ASKED_PAUSE);
+    Tries {
+        last_unix_ms,
+        barred_unix_ms,
+        next_unix_ms: if last_unix_ms == 0 { 0 } else { soonest.unix_ms() },
+        error: "the domains were changed".to_owned(),
+        ..Tries::default()
     }
 }
 
@@ -322,6 +343,24 @@ mod tests {
             let wait = jittered(BACKOFF_MIN);
             assert!(wait >= BACKOFF_MIN && wait <= BACKOFF_MIN.mul_f32(1.25), "{wait:?}");
         }
+    }
+
+    #[test]
+    fn other_domains_need_not_wait_for_what_was_wrong_with_the_first() {
+        let domains = ["a.example".to_owned()];
+        let kept = Tries {
+            failures: 9,
+            last_unix_ms: 1_000_000,
+            next_unix_ms: 4_600_000,
+            barred_unix_ms: 7,
+            domains: domains.to_vec(),
+            ..Tries::default()
+        };
+        assert_eq!(tries_for(&domains, kept.clone()), kept);
+        let changed = tries_for(&["b.example".to_owned()], kept);
+        assert_eq!((changed.failures, changed.barred_unix_ms), (0, 7));
+        assert_eq!(due(&changed, false).unix_ms(), 1_060_000);
+        assert_eq!(due(&tries_for(&domains, Tries::default()), false).unix_ms(), 0);
     }
 
     #[test]

@@ -38,17 +38,15 @@ pub(super) async fn obtain(
     transport: &Transport,
     challenges: &Challenges,
 ) -> Result<Issued, AcmeError> {
-    let account = account(settings, store, transport).await?;
     let identifiers: Vec<_> =
         settings.domains.iter().map(|domain| Identifier::Dns(domain.clone())).collect();
-    let mut order = match account.new_order(&NewOrder::new(&identifiers)).await {
+    let wanted = NewOrder::new(&identifiers);
+    let mut order = match account(settings, store, transport).await?.new_order(&wanted).await {
         Err(Error::Api(problem)) if problem.r#type.as_deref() == Some(NO_SUCH_ACCOUNT) => {
-            let store = store.clone();
-            blocking(move || store.forget_account()).await?;
-            return Err(AcmeError::Refused(
-                "the directory does not know our account any more; the next try makes a new one"
-                    .into(),
-            ));
+            tracing::warn!("the ACME directory does not know our account any more");
+            let forgetful = store.clone();
+            blocking(move || forgetful.forget_account()).await?;
+            account(settings, store, transport).await?.new_order(&wanted).await?
         }
         order => order?,
     };

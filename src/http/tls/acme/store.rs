@@ -51,6 +51,9 @@ pub(super) struct Tries {
     /// When the certificate is to be renewed, in milliseconds since 1970; 0 if there is none.
     #[serde(default)]
     pub(super) renew_unix_ms: u64,
+    /// For which domains they were.
+    #[serde(default)]
+    pub(super) domains: Vec<String>,
     /// Why the last one failed.
     pub(super) error: String,
 }
