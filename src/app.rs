@@ -16,6 +16,7 @@ use crate::hooks::{AllowAll, Hooks};
 use crate::http::admin::{Admin, Probes};
 use crate::http::metrics::HttpMetrics;
 use crate::http::server::Server;
+use crate::http::tls::{self, Tls, TlsError};
 use crate::http::v2::Registry;
 use crate::keep::{self, Keeper};
 use crate::net::OwnAddresses;
@@ -67,6 +68,9 @@ pub enum AppError {
         /// Why not.
         source: TransportSetupError,
     },
+    /// Encryption could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Two metrics have one name: a mistake of ours.
     #[error("cannot set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -151,7 +155,7 @@ async fn run(config: Config) -> Result<(), AppError> {
         hooks: Arc::clone(&hooks),
         notes: keeper.notes(),
         fill: config.fill,
-        clock,
+        clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: PullMetrics::new(&registry)?,
     });
@@ -166,15 +170,22 @@ async fn run(config: Config) -> Result<(), AppError> {
         probes: probes.clone(),
         id,
     });
+    let tls = match &config.server.tls {
+        Some(settings) => Some(Tls::open(settings, &clock, &registry)?.start(&workers)),
+        None => None,
+    };
+    let admin_tls = tls.clone().filter(|_| config.server.admin_has_tls());
+    let schemes =
+        [tls.is_some(), admin_tls.is_some()].map(|tls| if tls { "https" } else { "http" });
     let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone() });
-    let server = Server::new("registry", &config.server, tasks.clone(), metrics.clone());
-    let admin_server = Server::new("admin", &config.server, tasks.clone(), metrics);
+    let server = Server::new("registry", &config.server, tls, tasks.clone(), metrics.clone());
+    let admin_server = Server::new("admin", &config.server, admin_tls, tasks.clone(), metrics);
     tasks.spawn("listener", server.run(listener, api));
     tasks.spawn("listener", admin_server.run(admin_listener, admin));
 
     let signals = Signals::listen()?;
-    announce(address, admin_address);
-    signals.wait_for_stop().await;
+    announce(schemes, address, admin_address);
+    signals.wait_for_stop(&workers).await;
     drain(&tasks, config.server.drain_timeout).await;
     workers.stopped().await;
     Ok(())
@@ -232,11 +243,11 @@ fn instance_id() -> Result<LoopId, AppError> {
 }
 
 /// Tells scripts on the standard output that both listeners accept, and where.
-fn announce(address: SocketAddr, admin_address: SocketAddr) {
+fn announce([scheme, admin]: [&str; 2], address: SocketAddr, admin_address: SocketAddr) {
     let mut out = io::stdout().lock();
     // Whoever closed the output does not want to know.
-    let _ = writeln!(out, "listening on http://{address}");
-    let _ = writeln!(out, "admin on http://{admin_address}");
+    let _ = writeln!(out, "listening on {scheme}://{address}");
+    let _ = writeln!(out, "admin on {admin}://{admin_address}");
     let _ = out.flush();
 }
 
@@ -261,13 +272,18 @@ impl Signals {
         })
     }
 
-    async fn wait_for_stop(mut self) {
+    async fn wait_for_stop(mut self, workers: &Workers) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP: this version cannot reload its configuration; restart it");
+                    let looks = tls::look_now(workers);
+                    tracing::warn!(
+                        certificates = if looks { "looked at again" } else { "none" },
+                        "SIGHUP: this version reloads certificates only; for the rest of the \
+                         configuration, restart it"
+                    );
                 }
             }
         }

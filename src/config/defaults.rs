@@ -14,6 +14,8 @@ pub(super) const WRITE_SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const HTTP2_STREAMS_MAX: u32 = 256;
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+pub(super) const ACME_DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
 pub(super) const STORAGE_PATH: &str = "pierhead-data";
 pub(super) const STORAGE_MIN_FREE: u64 = 1 << 30;
 

@@ -7,6 +7,7 @@
 
 mod builtin;
 mod defaults;
+mod encryption;
 mod env;
 mod error;
 pub mod example;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::builtin::{self, BUILT_IN, BuiltIn};
+use super::encryption;
 use super::error::Problems;
 use super::safety;
 use super::secrets::{ReadFile, check_certificates, read_secret};
@@ -42,7 +43,10 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
     let default_upstream = default_upstream(&raw, problems);
     let upstreams = enabled(raw.upstream);
 
-    let server = server(&raw.server);
+    let mut server = server(&raw.server);
+    let storage = storage(raw.storage);
+    server.tls = encryption::resolve(&raw.server, &storage.path, read, problems);
+    notices.extend(safety::listener_notices(&server));
     safety::check_listeners(&server, &raw.server, problems);
     safety::check_names(&upstreams, raw.hosted.prefixes.as_ref(), public_url.as_ref(), problems);
     safety::check_default(raw.hosted.prefixes.as_ref(), default_upstream.as_ref(), problems);
@@ -78,7 +82,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
     };
     problems.is_empty().then(|| Config {
         server,
-        storage: storage(raw.storage),
+        storage,
         upstreams: settings,
         limits,
         naming,
@@ -125,6 +129,11 @@ fn server(keys: &ServerSection) -> ServerSettings {
             defaults::HTTP2_STREAMS_MAX,
         ),
         drain_timeout: or(keys.drain_timeout.as_ref(), |v| v.0, defaults::DRAIN_TIMEOUT),
+        trusted_proxies: keys
+            .trusted_proxies
+            .as_ref()
+            .map_or_else(Vec::new, |at| at.value.0.iter().map(|(network, _)| network.0).collect()),
+        tls: None,
     }
 }
 

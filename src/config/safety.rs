@@ -11,21 +11,20 @@ use super::resolve::{Upstream, host_and_port};
 use super::sections::ServerSection;
 use super::source::{At, Origin};
 use super::values::{HostedPrefix, List};
-use crate::http::settings::ServerSettings;
+use crate::http::settings::{ServerSettings, is_loopback};
 use crate::scope::UpstreamName;
 use crate::upstream::settings::UpstreamSettings;
 
-/// The operator's side stays on this machine, and the two listeners do not collide.
+/// The operator's side stays on this machine or is encrypted, and the two listeners do not collide.
 pub(super) fn check_listeners(
     server: &ServerSettings,
     keys: &ServerSection,
     problems: &mut Problems<'_>,
 ) {
     let admin_origin = keys.admin_listen.as_ref().map_or(&Origin::Nowhere, |at| &at.origin);
-    if !is_loopback(server.admin_listen) {
-        let message = "`admin_listen` on a non-loopback address needs TLS, which is not \
-                       supported by this version";
-        let help = "keep it on loopback, such as \"127.0.0.1:5001\"";
+    if !is_loopback(server.admin_listen) && server.tls.is_none() {
+        let message = "`admin_listen` on a non-loopback address needs TLS";
+        let help = "set `tls` or `acme`, or keep it on loopback, such as \"127.0.0.1:5001\"";
         problems.add(admin_origin, message, Some(help));
     }
     if reaches(server.admin_listen.ip(), server.admin_listen.port(), server.listen) {
@@ -212,8 +211,15 @@ fn reaches(ip: IpAddr, port: u16, listen: SocketAddr) -> bool {
             || (ip.is_unspecified() && own.is_loopback()))
 }
 
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
+/// What is allowed at the listeners and should still be known.
+pub(super) fn listener_notices(server: &ServerSettings) -> Vec<String> {
+    let everybody = server.trusted_proxies.iter().filter(|network| network.prefix_len() == 0);
+    let told = everybody.map(|network| {
+        format!(
+            "server.trusted_proxies holds {network}: everybody can say where a request came from"
+        )
+    });
+    told.collect()
 }
 
 /// Whoever can reach us can read what our credentials can read: that has to be said.
@@ -224,7 +230,8 @@ pub(super) fn check_credentials(
     problems: &mut Problems<'_>,
 ) {
     let public_read = upstream.keys.public_read.as_ref().is_some_and(|at| at.value);
-    if settings.credentials.is_none() || is_loopback(server.listen) || public_read {
+    let closed = is_loopback(server.listen) || server.clients_need_certificates();
+    if settings.credentials.is_none() || closed || public_read {
         return;
     }
     let keys = &upstream.keys;
@@ -239,7 +246,8 @@ pub(super) fn check_credentials(
          private images",
         upstream.name, server.listen
     );
-    let help = "listen on loopback, or accept that with `public_read = true` in this upstream";
+    let help = "listen on loopback, let only clients with certificates in (`client_ca` in \
+                `server.tls`), or accept that with `public_read = true` in this upstream";
     problems.add(origin, message, Some(help));
 }
 

@@ -13,7 +13,7 @@ use crate::secret::Secret;
 const SECRET_BYTES_MAX: usize = 64 << 10;
 
 /// The largest file of certificates, in bytes: a whole system's list is about 250 KiB.
-const CA_BYTES_MAX: usize = 4 << 20;
+pub(super) const CA_BYTES_MAX: usize = 4 << 20;
 
 /// Reads at most that many bytes of a file; more is an error. A parameter, so that reading a
 /// configuration in a test or a fuzz target touches no disk.
@@ -73,7 +73,8 @@ pub(super) fn check_certificates(
     }
 }
 
-fn read_named(
+/// The content of the file that `key` names.
+pub(super) fn read_named(
     key: &str,
     file: &At<FilePath>,
     bytes_max: usize,

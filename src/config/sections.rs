@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::encryption::{AcmeTable, TlsTable};
 use super::error::{Problems, printable};
 use super::source::{At, Origin};
 use super::suggest::closest;
 use super::values::{
-    Alias, BaseUrl, Count, FilePath, HostName, HostedPrefix, List, Listen, NamedHost, Period,
-    PublicUrl, Refusal, Size, Timeout, UserName, Value,
+    Alias, BaseUrl, Count, FilePath, HostName, HostedPrefix, List, Listen, NamedHost, Network,
+    Period, PublicUrl, Refusal, Size, Timeout, UserName, Value,
 };
 use super::{LogFormat, LogLevel};
 use crate::scope::UpstreamName;
@@ -69,10 +70,13 @@ macro_rules! section {
 
 section! {
     /// `[server]`
-    ServerSection, "[server]", later: ["tls", "trusted_proxies"],
+    ServerSection, "[server]", later: [],
     listen: Listen,
     admin_listen: Listen,
     public_url: PublicUrl,
+    tls: TlsTable,
+    acme: AcmeTable,
+    trusted_proxies: List<Network>,
     connections_max: Count<1, 1_000_000>,
     header_timeout: Timeout,
     // Below 8 KiB hyper cannot hold a request head.

@@ -1,5 +1,6 @@
 //! The configuration as operators meet it.
 
+mod encryption;
 mod reference;
 
 use std::collections::{BTreeSet, HashMap};
@@ -158,8 +159,6 @@ fn a_secret_in_the_file_is_refused_and_not_shown() {
 #[test]
 fn later_keys_are_refused_as_such() {
     for text in [
-        "[server]\ntls = { cert = \"\", key = \"\" }",
-        "[server]\ntrusted_proxies = []",
         "[plugin.house-rules]\nsource = \"x\"",
         "[chain]\nx = []",
         "[hosted]\nanonymous_push = true",
@@ -378,7 +377,6 @@ fn bad_variables_are_named() {
     for (name, value, says) in [
         ("PIERHEAD_SERVER__LISEN", "x", "did you mean `listen`?"),
         ("PIERHEAD_SEVER__LISTEN", "x", "did you mean [server]?"),
-        ("PIERHEAD_SERVER__TLS", "{}", "not supported by this version"),
         ("PIERHEAD_PLUGIN__X", "1", "not supported by this version"),
         ("PIERHEAD_SERVER__LISTEN", "x", "IP address"),
         ("PIERHEAD_SERVER__CONNECTIONS_MAX", "many", "expected an integer"),

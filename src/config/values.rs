@@ -1,11 +1,12 @@
 //! The types of configuration values: each is checked where it is read, so that an error can
 //! name its line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 use url::{Host, Url};
@@ -36,7 +37,7 @@ impl Refusal {
         Self { message: message.into(), span: None, wrong_type: false }
     }
 
-    fn wrong_type(expected: &str, value: &DeValue<'_>) -> Self {
+    pub(super) fn wrong_type(expected: &str, value: &DeValue<'_>) -> Self {
         let found = match value {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "an integer",
@@ -61,14 +62,15 @@ pub(super) trait Value: Sized {
 }
 
 /// What is written as a string.
-trait Text: Sized {
+pub(super) trait Text: Sized {
     /// The words behind "expected".
     const EXPECTED: &'static str;
     /// Checks the text. Its message must not repeat the text: it may hold a password.
     fn parse(text: &str) -> Result<Self, String>;
 }
 
-fn read_text<T: Text>(value: &DeValue<'_>) -> Result<T, Refusal> {
+/// Checks a TOML value that has to be a string.
+pub(super) fn read_text<T: Text>(value: &DeValue<'_>) -> Result<T, Refusal> {
     match value {
         DeValue::String(text) => T::parse(text).map_err(Refusal::new),
         other => Err(Refusal::wrong_type(T::EXPECTED, other)),
@@ -95,6 +97,8 @@ texts!(
     LogFormat,
     LogLevel,
     NamedHost,
+    Network,
+    OptionalPath,
     Period,
     PublicUrl,
     Timeout,
@@ -395,6 +399,37 @@ impl Text for FilePath {
     }
 }
 
+/// A file; empty means none.
+#[derive(Clone, Debug)]
+pub(super) struct OptionalPath(pub(super) Option<PathBuf>);
+
+impl Text for OptionalPath {
+    const EXPECTED: &'static str = FilePath::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        FilePath::parse(text).map(|FilePath(path)| Self(Some(path)))
+    }
+}
+
+/// A network, or one address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Network(pub(super) IpNet);
+
+impl Text for Network {
+    const EXPECTED: &'static str = "a network such as \"10.0.0.0/8\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let one = text.parse::<IpAddr>().map(|ip| IpNet::from(ip.to_canonical())).ok();
+        one.or_else(|| text.parse().ok()).map(Self).ok_or_else(|| {
+            "a network is written \"10.0.0.0/8\" or \"fd00::/8\", and one address \"127.0.0.1\""
+                .to_owned()
+        })
+    }
+}
+
 /// The user part of credentials.
 #[derive(Clone, Debug)]
 pub(super) struct UserName(pub(super) String);
@@ -513,6 +548,11 @@ mod tests {
         }
         assert!(read::<UserName>("\"a:b\"").is_err());
         assert!(read::<LogLevel>("\"INFO\"").is_err());
+        assert_eq!(read::<Network>("\"10.0.0.0/8\"").unwrap().0.to_string(), "10.0.0.0/8");
+        assert_eq!(read::<Network>("\"::ffff:1.2.3.4\"").unwrap().0.to_string(), "1.2.3.4/32");
+        for bad in ["\"\"", "\"10.0.0.0/33\"", "\"proxy.example\"", "\"1.2.3.4:80\""] {
+            assert!(read::<Network>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@
 
 use std::fmt::Debug;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,8 +29,10 @@ use crate::secret::Secret;
 /// Who is at the other end of the connection.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// The peer's address.
+    /// Its address, as far as trusted proxies tell.
     pub address: IpAddr,
+    /// Whether its connection is encrypted, as far as trusted proxies tell.
+    pub encrypted: bool,
     /// What the client calls itself.
     pub user_agent: Option<String>,
 }
@@ -48,6 +51,24 @@ pub enum Presented {
     },
     /// `Authorization: Bearer`.
     Bearer(Secret),
+    /// A certificate that TLS has verified: of an authority that the operator named, within its
+    /// time, and the client holds its key.
+    Certificate {
+        /// The certificate.
+        certificate: Arc<ClientCertificate>,
+        /// What the `Authorization` header held beside it. It proves nothing yet.
+        beside: Box<Presented>,
+    },
+}
+
+/// A client's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Whom it names: a URI, a DNS name or the common name, in this order; else `sha256:` and the
+    /// fingerprint. Without control characters.
+    pub subject: String,
+    /// The SHA-256 digest of the certificate, in hexadecimal digits.
+    pub fingerprint: String,
 }
 
 /// Who the client turned out to be.
@@ -191,13 +212,19 @@ pub struct AllowAll;
 
 #[async_trait]
 impl Hooks for AllowAll {
-    /// Docker sends Hub credentials to mirrors: unknown credentials are no reason for a 401.
+    /// A verified certificate is believed, whatever stands beside it. Docker sends Hub credentials
+    /// to mirrors: unknown credentials are no reason for a 401.
     async fn authenticate(
         &self,
         _client: &Client,
-        _presented: Presented,
+        presented: Presented,
     ) -> Result<Option<Identity>, Denial> {
-        Ok(None)
+        Ok(match presented {
+            Presented::Certificate { certificate, .. } => {
+                Some(Identity { subject: certificate.subject.clone() })
+            }
+            Presented::Anonymous | Presented::Basic { .. } | Presented::Bearer(_) => None,
+        })
     }
 
     async fn authorize(&self, _context: &Context, _target: &Target) -> Result<(), Denial> {

@@ -19,6 +19,10 @@ pub struct Access {
     pub path: String,
     /// The client's address.
     pub client: std::net::IpAddr,
+    /// `http` or `https`: what the client speaks, as far as trusted proxies tell.
+    pub scheme: &'static str,
+    /// Whom the client turned out to be.
+    pub subject: Option<String>,
     /// The kind of route.
     pub kind: &'static str,
     /// Where the name led.
@@ -47,6 +51,8 @@ impl Access {
             method,
             path,
             client,
+            scheme: "http",
+            subject: None,
             kind: "other",
             scope: None,
             // What nginx calls a client that left before its answer had begun.
@@ -91,6 +97,8 @@ impl Drop for Access {
             target: "pierhead::access",
             request_id = self.request_id,
             client = %self.client,
+            scheme = self.scheme,
+            subject = self.subject,
             method = %self.method,
             path = self.path,
             upstream = self.scope.as_ref().map(|scope| scope.upstream.as_str()),

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, USER_AGENT};
 
+use super::connection::Connection;
 use super::error::ApiError;
 use crate::hooks::{Client, Context, Hooks, Presented, Target};
 use crate::secret::Secret;
@@ -18,13 +19,19 @@ pub async fn identify(
     request_id: &str,
     address: std::net::IpAddr,
     headers: &HeaderMap,
+    connection: &Connection,
 ) -> Result<Context, ApiError> {
     let user_agent = headers
         .get(USER_AGENT)
         .and_then(|value| value.to_str().ok())
         .map(|value| value.chars().take(USER_AGENT_CHARS_MAX).collect());
-    let client = Client { address, user_agent };
-    let identity = hooks.authenticate(&client, presented(headers)).await?;
+    let client = Client { address, encrypted: connection.client_is_encrypted(), user_agent };
+    let claimed = presented(headers);
+    let presented = match connection.certificate() {
+        Some(certificate) => Presented::Certificate { certificate, beside: Box::new(claimed) },
+        None => claimed,
+    };
+    let identity = hooks.authenticate(&client, presented).await?;
     Ok(Context { request_id: request_id.to_owned(), client, identity })
 }
 
@@ -41,7 +48,7 @@ pub async fn admit(
     Ok((target, allowed.warnings))
 }
 
-/// What the client presents. Docker sends a Hub login to mirrors, and others send anything: what
+/// What the client claims by its `Authorization` header. Docker sends a Hub login to mirrors, and others send anything: what
 /// cannot be read is nothing, not an error.
 fn presented(headers: &HeaderMap) -> Presented {
     let Some(value) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
@@ -81,6 +88,27 @@ mod tests {
         };
         assert_eq!((username.as_str(), password.expose()), ("user", "pa:ss"));
         assert!(matches!(of(b"bearer abc"), Presented::Bearer(token) if token.expose() == "abc"));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_believed_and_what_stands_beside_it_is_handed_on() {
+        let certificate = std::sync::Arc::new(crate::hooks::ClientCertificate {
+            subject: "runner.example".to_owned(),
+            fingerprint: String::new(),
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Basic dXNlcjpwYTpzcw=="));
+        let identify = async |connection: Connection| {
+            let address = std::net::Ipv4Addr::LOCALHOST.into();
+            let hooks = crate::hooks::AllowAll;
+            identify(&hooks, "id", address, &headers, &connection).await.unwrap()
+        };
+        let context = identify(Connection::encrypted(Some(certificate))).await;
+        assert_eq!(context.identity.unwrap().subject, "runner.example");
+        assert!(context.client.encrypted);
+        // Docker's login to the Hub says nothing here.
+        assert_eq!(identify(Connection::encrypted(None)).await.identity, None);
+        assert!(!identify(Connection::plain()).await.client.encrypted);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! | [`server`] | connections: limits, time-outs, HTTP/1 and HTTP/2, drain |
 //! | [`activity`] | connections on which nothing happens |
 //! | [`route`] | what a path and a query ask for (pure) |
+//! | [`tls`] | certificates, ours and the clients' |
+//! | [`connection`] | where a request really came from, behind trusted proxies |
 //! | [`caller`] | who asks, and whether it may |
 //! | [`v2`] | the registry API, one file per thing that can be read |
 //! | [`admin`] | the operator's side |
@@ -17,9 +19,11 @@ pub mod activity;
 pub mod admin;
 pub mod body;
 pub mod caller;
+pub mod connection;
 pub mod error;
 pub mod metrics;
 pub mod route;
 pub mod server;
 pub mod settings;
+pub mod tls;
 pub mod v2;

@@ -1,5 +1,6 @@
-//! Connections: accepted up to a limit, HTTP/1.1 and HTTP/2 (by prior knowledge), ended when the
-//! client sends no request head, stops reading, or the process drains.
+//! Connections: accepted up to a limit, with or without TLS, HTTP/1.1 and HTTP/2 (chosen by TLS,
+//! else by prior knowledge), ended when the client sends no request head, stops reading, or the
+//! process drains.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,6 +15,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
@@ -21,8 +24,10 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::activity::{Activity, Advice, Noted, Patience};
 use super::body::Body;
+use super::connection::{Connection, forwarded};
 use super::metrics::HttpMetrics;
 use super::settings::ServerSettings;
+use super::tls::handshake::{Acceptor, Shaken};
 use crate::background::Tasks;
 
 /// How long accepting pauses after the system refused a connection, typically because the process
@@ -37,7 +42,9 @@ const HTTP2_SEND_BUFFER_BYTES: usize = 128 * 1024;
 
 /// What answers requests.
 pub trait Service: Send + Sync + 'static {
-    /// The answer to `request` from `peer`. Every failure is an answer too.
+    /// The answer to `request` from `peer`: the client, as far as trusted proxies tell (its port
+    /// is 0 then). The request's extensions hold its [`Connection`]. Every failure is an answer
+    /// too.
     fn answer(
         &self,
         request: Request<Incoming>,
@@ -52,15 +59,18 @@ pub struct Server {
     builder: auto::Builder<TokioExecutor>,
     slots: Arc<Semaphore>,
     patience: Patience,
+    tls: Option<Acceptor>,
+    trusted_proxies: Arc<[IpNet]>,
     tasks: Tasks,
     metrics: HttpMetrics,
 }
 
 impl Server {
-    /// A listener called `name` in the metrics.
+    /// A listener called `name` in the metrics; encrypted if there is a `tls`.
     pub fn new(
         name: &'static str,
         settings: &ServerSettings,
+        tls: Option<Acceptor>,
         tasks: Tasks,
         metrics: HttpMetrics,
     ) -> Self {
@@ -86,6 +96,8 @@ impl Server {
                 idle: settings.header_timeout,
                 stalled: settings.write_silence_timeout,
             },
+            tls,
+            trusted_proxies: settings.trusted_proxies.clone().into(),
             tasks,
             metrics,
         }
@@ -129,20 +141,52 @@ impl Server {
     ) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut stream = TimeoutStream::new(stream);
+        // Below TLS: what counts is whether the client takes bytes.
         stream.set_write_timeout(Some(self.patience.stalled));
+        let stream = Box::pin(stream);
+        let Some(tls) = &self.tls else {
+            return self.converse(stream, peer, Connection::plain(), service).await;
+        };
+        let stopping = self.tasks.stopping();
+        let shaken = tokio::select! {
+            shaken = tls.accept(stream, self.patience.idle) => shaken?,
+            // Nothing was asked yet, so nothing is cut.
+            () = stopping.cancelled() => return Ok(()),
+        };
+        match shaken {
+            Shaken::Client(stream, certificate) => {
+                let connection = Connection::encrypted(certificate);
+                self.converse(stream, peer, connection, service).await
+            }
+            Shaken::Challenge => Ok(()),
+        }
+    }
+
+    /// Serves requests on `stream` to their end.
+    async fn converse<S: Service>(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        connection: Connection,
+        service: Arc<S>,
+    ) -> io::Result<()> {
         let activity = Activity::begin();
         let service = service_fn({
             let activity = activity.clone();
-            move |request: Request<Incoming>| {
+            let proxies = Arc::clone(&self.trusted_proxies);
+            move |mut request: Request<Incoming>| {
                 let exchange = activity.request(request.version() == Version::HTTP_2);
                 let service = Arc::clone(&service);
+                let (peer, connection) =
+                    forwarded(peer, connection.clone(), request.headers(), &proxies);
+                request.extensions_mut().insert(connection);
                 async move {
                     let answer = service.answer(request, peer).await;
                     Ok::<_, Infallible>(answer.map(|body| Noted::new(body, exchange)))
                 }
             }
         });
-        let connection = self.builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let stopping = self.tasks.stopping();
         let mut watch = tokio::time::interval(self.patience.idle.min(self.patience.stalled) / 4);

@@ -1,7 +1,13 @@
 //! What an operator can say about the listeners.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+use super::tls::files::{ClientFiles, PairFiles};
 
 /// Limits and addresses of the HTTP side.
 #[derive(Clone, Debug)]
@@ -22,4 +28,60 @@ pub struct ServerSettings {
     pub http2_streams_max: u32,
     /// How long running answers may take after SIGTERM.
     pub drain_timeout: Duration,
+    /// Whose word counts about where a request came from.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Encryption; none means plain HTTP.
+    pub tls: Option<TlsSettings>,
+}
+
+impl ServerSettings {
+    /// Whether the operator's side is encrypted. On loopback it is not: probes and the command
+    /// line ask there, and nobody else can.
+    pub fn admin_has_tls(&self) -> bool {
+        self.tls.is_some() && !is_loopback(self.admin_listen)
+    }
+
+    /// Whether only clients with a certificate get in at the registry API.
+    pub fn clients_need_certificates(&self) -> bool {
+        let clients = self.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        clients.is_some_and(|clients| clients.required)
+    }
+}
+
+/// Whether only this machine reaches `address`.
+pub fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// How connections are encrypted.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// Where our certificate comes from.
+    pub source: CertificateSource,
+    /// Whose certificates clients may show; none means that they are not asked.
+    pub clients: Option<ClientFiles>,
+}
+
+/// Where our certificate comes from.
+#[derive(Clone, Debug)]
+pub enum CertificateSource {
+    /// Two files, which somebody replaces in time.
+    Files(PairFiles),
+    /// An ACME directory.
+    Acme(AcmeSettings),
+}
+
+/// How certificates are got from an ACME directory (RFC 8555).
+#[derive(Clone, Debug)]
+pub struct AcmeSettings {
+    /// The names that the certificate is for, in lower case.
+    pub domains: Vec<String>,
+    /// Where the directory may reach the operator: a `mailto:` URL.
+    pub contact: Option<String>,
+    /// The directory.
+    pub directory: Url,
+    /// The authorities to trust for the directory itself, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Where account and certificate are kept.
+    pub folder: PathBuf,
 }

@@ -9,12 +9,14 @@
     reason = "helpers of tests fail the test"
 )]
 
+mod acme;
 mod containerd;
 mod curl;
 mod dockerd;
 mod podman;
 mod registry;
 mod skopeo;
+mod tls;
 
 use std::collections::BTreeMap;
 
@@ -122,12 +124,18 @@ impl Bench {
 /// another program in the place of the one that cargo has built.
 #[track_caller]
 fn pierhead(upstream: &str) -> Pierhead {
+    options(upstream, "").start()
+}
+
+/// The same, not started yet. `more` is TOML below that table.
+fn options(upstream: &str, more: &str) -> Options {
     let config = format!(
-        "[upstream.\"docker.io\"]\nendpoints = [\"{upstream}\"]\ndefault = true\ntag_ttl = \"0s\"\n"
+        "[upstream.\"docker.io\"]\nendpoints = [\"{upstream}\"]\ndefault = true\n\
+         tag_ttl = \"0s\"\n{more}"
     );
     let binary = std::env::var_os("PIERHEAD_BINARY");
     let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_pierhead").into());
-    Options::new(binary).config(&config).start()
+    Options::new(binary).config(&config)
 }
 
 /// A request that takes all types.

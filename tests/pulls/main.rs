@@ -5,6 +5,8 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod access;
+mod directory;
+mod encryption;
 mod fill;
 mod limits;
 mod manifests;

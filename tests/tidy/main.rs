@@ -42,6 +42,21 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("memmap2", &["src/store/blob/map.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
     ("toml", &["src/config/"]),
+    ("rustls", &["src/http/tls/", "src/upstream/http_transport.rs", "src/upstream/tests/tls.rs"]),
+    ("tokio_rustls", &["src/http/tls/"]),
+    ("instant_acme", &["src/http/tls/acme/"]),
+    ("hyper_rustls", &["src/http/tls/acme/transport.rs"]),
+    ("rcgen", &["src/http/tls/", "src/config/tests/encryption.rs"]),
+    ("x509_parser", &["src/http/tls/"]),
+    (
+        "ipnet",
+        &[
+            "src/config/values.rs",
+            "src/http/connection.rs",
+            "src/http/server.rs",
+            "src/http/settings.rs",
+        ],
+    ),
     ("humantime", &["src/config/", "src/pull/resolve.rs"]),
     (
         "moka",

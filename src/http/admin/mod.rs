@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
 use super::body::Body;
+use super::connection::Connection;
 use super::error::ApiError;
 use super::metrics::HttpMetrics;
 use super::server::Service;
@@ -105,6 +106,7 @@ impl Service for Admin {
             peer.ip(),
         ));
         access.kind = "admin";
+        access.scheme = Connection::of(request.extensions()).scheme();
         let is_read = matches!(method, Method::GET | Method::HEAD);
         let response = match path.as_str() {
             "/livez" if is_read => {

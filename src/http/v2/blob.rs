@@ -68,8 +68,9 @@ impl Registry {
             None => VecDeque::from([Piece::ToTheEnd]),
         };
         // Zero-copy views are written with one `writev` over plaintext HTTP/1. HTTP/2 would copy
-        // them into frames while they are mapped.
-        let mapped = asked.version < Version::HTTP_2;
+        // them into frames while they are mapped, and TLS would encrypt them there: a disk error
+        // would then end the process.
+        let mapped = asked.version < Version::HTTP_2 && !asked.connection.is_encrypted();
         let metrics = self.puller.metrics().clone();
         let transfer = Transfer { reader, pieces, mapped, reading, metrics };
         *response.body_mut() = Body::pieces(transfer);

@@ -21,6 +21,7 @@ use super::access::Access;
 use super::admin::Probes;
 use super::body::Body;
 use super::caller;
+use super::connection::Connection;
 use super::error::ApiError;
 use super::metrics::HttpMetrics;
 use super::route::{self, Query, Route};
@@ -66,6 +67,7 @@ struct Asked<'a> {
     path: &'a str,
     query: &'a Query,
     version: Version,
+    connection: &'a Connection,
     context: &'a Context,
     puller: Puller,
 }
@@ -126,6 +128,8 @@ impl Registry {
         peer: SocketAddr,
         access: &mut Access,
     ) -> Result<Answer, ApiError> {
+        let connection = Connection::of(&head.extensions);
+        access.scheme = connection.scheme();
         let hops = self.id.check(&head.headers).map_err(|_| ApiError::loop_detected())?;
         let route = route::parse(head.uri.path())?;
         access.kind = route.kind();
@@ -135,7 +139,8 @@ impl Registry {
             Route::Live => return Ok(self.probes.live().into()),
             Route::Ready => return Ok(self.probes.ready().await.into()),
             Route::Base => {
-                caller::identify(&*self.hooks, request_id, peer.ip(), &head.headers).await?;
+                let context = self.identify(head, request_id, peer, &connection).await?;
+                access.subject = context.identity.map(|identity| identity.subject);
                 return if is_read {
                     Ok(base().into())
                 } else {
@@ -154,7 +159,8 @@ impl Registry {
                 Object::Tags | Object::Referrers(_) => ApiError::method_not_allowed(),
             });
         }
-        let context = caller::identify(&*self.hooks, request_id, peer.ip(), &head.headers).await?;
+        let context = self.identify(head, request_id, peer, &connection).await?;
+        access.subject = context.identity.as_ref().map(|identity| identity.subject.clone());
         let scope = match self.place(head, &query, &name)? {
             Place::Upstream(scope) => scope,
             Place::Hosted(_) => return Err(ApiError::hosted_not_served(false)),
@@ -167,6 +173,7 @@ impl Registry {
             path: head.uri.path(),
             query: &query,
             version: head.version,
+            connection: &connection,
             context: &context,
             puller: self.puller.after(hops),
         };
@@ -190,6 +197,16 @@ impl Registry {
             answer.response.headers_mut().insert(OCI_NAMESPACE.clone(), value);
         }
         Ok(answer)
+    }
+
+    async fn identify(
+        &self,
+        head: &http::request::Parts,
+        request_id: &str,
+        peer: SocketAddr,
+        connection: &Connection,
+    ) -> Result<Context, ApiError> {
+        caller::identify(&*self.hooks, request_id, peer.ip(), &head.headers, connection).await
     }
 
     async fn read(&self, asked: &Asked<'_>, target: Target) -> Result<Answer, ApiError> {

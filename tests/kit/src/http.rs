@@ -4,7 +4,11 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// How long a connection may be silent before a request counts as stalled.
 pub const SILENCE: Duration = Duration::from_secs(30);
@@ -19,6 +23,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// How the body ended.
     pub end: End,
+    /// The certificate that the server has shown, in DER form; only over TLS.
+    pub certificate: Option<Vec<u8>>,
 }
 
 /// How a body ended.
@@ -83,10 +89,12 @@ pub struct Request {
     body: Vec<u8>,
     silence: Duration,
     stop_after: Option<u64>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Request {
-    /// A request without body. `url` is `http://HOST:PORT/...`.
+    /// A request without body. `url` is `http://HOST:PORT/...`, or `https://` with
+    /// [`tls`](Self::tls).
     pub fn new(method: &str, url: impl Into<String>) -> Self {
         Self {
             method: method.to_owned(),
@@ -95,6 +103,7 @@ impl Request {
             body: Vec::new(),
             silence: SILENCE,
             stop_after: None,
+            tls: None,
         }
     }
 
@@ -122,6 +131,12 @@ impl Request {
         self
     }
 
+    /// How to encrypt the connection, for an `https://` URL; see [`crate::tls::client`].
+    pub fn tls(mut self, config: &Arc<ClientConfig>) -> Self {
+        self.tls = Some(Arc::clone(config));
+        self
+    }
+
     /// Sends it; panics where there is no answer.
     #[track_caller]
     pub fn send(&self) -> Response {
@@ -139,7 +154,7 @@ impl Request {
     /// Sends it and hands the body's parts over as they come; the response's own body stays empty.
     pub fn try_stream(&self, mut part: impl FnMut(&[u8])) -> std::io::Result<Response> {
         let bad = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
-        let rest = self.url.strip_prefix("http://").ok_or_else(|| bad("not an http:// URL"))?;
+        let (scheme, rest) = self.url.split_once("://").ok_or_else(|| bad("not a URL"))?;
         let (host, target) = match rest.find('/') {
             Some(at) => rest.split_at(at),
             None => (rest, "/"),
@@ -147,6 +162,16 @@ impl Request {
         let stream = TcpStream::connect(host)?;
         stream.set_read_timeout(Some(self.silence))?;
         stream.set_write_timeout(Some(self.silence))?;
+        let mut stream = match (scheme, &self.tls) {
+            ("http", _) => Stream::Plain(stream),
+            ("https", Some(config)) => {
+                let name = host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned();
+                let name = ServerName::try_from(name).map_err(|_| bad("not a server's name"))?;
+                let tls = ClientConnection::new(Arc::clone(config), name).map_err(broken_tls)?;
+                Stream::Tls(Box::new(StreamOwned::new(tls, stream)))
+            }
+            _ => return Err(bad("neither http:// nor https:// with TLS set up")),
+        };
         let mut head = format!("{} {target} HTTP/1.1\r\n", self.method);
         if !self.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("host")) {
             head.push_str(&format!("host: {host}\r\n"));
@@ -158,10 +183,12 @@ impl Request {
             head.push_str(&format!("content-length: {}\r\n", self.body.len()));
         }
         head.push_str("connection: close\r\n\r\n");
-        (&stream).write_all(head.as_bytes())?;
-        (&stream).write_all(&self.body)?;
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(&self.body)?;
+        stream.flush()?;
+        let certificate = stream.certificate();
 
-        let mut reader = BufReader::with_capacity(64 * 1024, &stream);
+        let mut reader = BufReader::with_capacity(64 * 1024, stream);
         let mut line = String::new();
         reader.read_line(&mut line)?;
         let status = line.split(' ').nth(1).and_then(|s| s.parse().ok());
@@ -179,7 +206,8 @@ impl Request {
             let (name, value) = line.split_once(':').ok_or_else(|| bad("bad header"))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response { status, headers, body: Vec::new(), end: End::Complete };
+        let mut response =
+            Response { status, headers, body: Vec::new(), end: End::Complete, certificate };
         if self.method == "HEAD" || matches!(status, 204 | 304) {
             return Ok(response);
         }
@@ -219,6 +247,50 @@ impl Request {
         };
         Ok(response)
     }
+}
+
+/// A connection, encrypted or not.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn certificate(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => Some(tls.conn.peer_certificates()?.first()?.to_vec()),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+fn broken_tls(error: rustls::Error) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, error)
 }
 
 fn broken(error: &std::io::Error) -> End {

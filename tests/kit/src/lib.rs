@@ -2,10 +2,11 @@
 //! as clients and upstream registries do.
 //!
 //! * [`upstream`]: an in-process registry that misbehaves on demand and remembers what it was asked.
-//! * [`program`]: real programs (Pierhead, docker-registry, dockerd, containerd, podman, skopeo),
-//!   ended when their handle is dropped.
+//! * [`program`]: real programs (Pierhead, docker-registry, dockerd, containerd, podman, skopeo,
+//!   pebble), ended when their handle is dropped.
 //! * [`images`]: images made on the spot, without the internet.
 //! * [`http`]: a small blocking HTTP/1.1 client that shows what really came over the wire.
+//! * [`tls`]: certificates made on the spot, and clients that use them.
 //! * [`random`]: content that is the same each time and need not be held in memory.
 //!
 //! Everything binds 127.0.0.1 at a port that the kernel picks, keeps its files in temporary
@@ -25,6 +26,7 @@ pub mod port;
 pub mod program;
 pub mod random;
 pub mod space;
+pub mod tls;
 pub mod upstream;
 
 use std::time::Duration;

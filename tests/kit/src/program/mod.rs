@@ -4,6 +4,7 @@ mod child;
 mod containerd;
 mod docker_registry;
 mod dockerd;
+mod pebble;
 mod pierhead;
 mod podman;
 mod run;
@@ -13,12 +14,16 @@ pub use child::Child;
 pub use containerd::Containerd;
 pub use docker_registry::{DockerRegistry, Request};
 pub use dockerd::Dockerd;
+pub use pebble::Pebble;
 pub use pierhead::{Options, Pierhead};
 pub use podman::Podman;
 pub use run::{Output, Run};
 pub use skopeo::{Skopeo, files};
 
 use std::path::{Path, PathBuf};
+
+/// What Debian does not have; `.ci/run` installs this version.
+const PEBBLE: &str = "github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1";
 
 /// Finds a program on `PATH`, or where Debian keeps those for root.
 pub fn which(name: &str) -> Option<PathBuf> {
@@ -55,7 +60,10 @@ pub fn require(name: &str) -> Option<PathBuf> {
             "h2load" => "nghttp2-client",
             other => other,
         };
-        missing(&format!("{name} is not installed (apt-get install {package})"));
+        missing(&match name {
+            "pebble" => format!("{name} is not installed (go install {PEBBLE})"),
+            _ => format!("{name} is not installed (apt-get install {package})"),
+        });
     }
     found
 }

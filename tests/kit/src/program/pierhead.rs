@@ -127,7 +127,7 @@ impl Pierhead {
         Ok(())
     }
 
-    /// `http://127.0.0.1:PORT` of the registry.
+    /// `http://127.0.0.1:PORT` of the registry; `https://` where it has TLS.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -164,6 +164,11 @@ impl Pierhead {
     pub fn admin_token(&self) -> String {
         let token = fs::read_to_string(self.storage.join("admin.token"));
         token.expect("serve writes admin.token").trim().to_owned()
+    }
+
+    /// Sends SIGHUP.
+    pub fn hangup(&self) {
+        self.child.as_ref().expect("it runs").signal(rustix::process::Signal::HUP);
     }
 
     /// The process id.
