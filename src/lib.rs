@@ -22,6 +22,7 @@ pub mod clock;
 pub mod config;
 pub mod hooks;
 pub mod http;
+pub mod keep;
 pub mod net;
 pub mod oci;
 pub mod pull;
