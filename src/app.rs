@@ -17,6 +17,7 @@ use crate::http::admin::{Admin, Probes};
 use crate::http::metrics::HttpMetrics;
 use crate::http::server::Server;
 use crate::http::v2::Registry;
+use crate::keep::scrub::{Scrub, ScrubMetrics, ScrubParts};
 use crate::net::OwnAddresses;
 use crate::pull::metrics::PullMetrics;
 use crate::pull::naming::Naming;
@@ -24,6 +25,7 @@ use crate::pull::{Parts, Puller, Site};
 use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
+use crate::store::note::Note;
 use crate::store::{BlobStore, Hot, HotOptions, MetaStore, StoreError};
 use crate::telemetry::{self, TelemetryError};
 use crate::upstream::{
@@ -120,19 +122,28 @@ async fn run(config: Config) -> Result<(), AppError> {
     own.set(vec![address, admin_address]);
 
     let id = instance_id()?;
+    let hot = Hot::new(HotOptions::default());
     let sites = sites(&config, &registry, &tasks, &clock, &own, &id)?;
     let puller = Puller::new(Parts {
         sites,
         blobs: Arc::clone(&blobs),
         meta: Arc::clone(&meta),
-        hot: Hot::new(HotOptions::default()),
+        hot: hot.clone(),
         hooks: Arc::clone(&hooks),
         fill: config.fill,
-        clock,
+        clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: PullMetrics::new(&registry)?,
     });
 
+    let (_, scrub) = Scrub::new(ScrubParts {
+        blobs: Arc::clone(&blobs),
+        hot,
+        settings: config.storage.scrub,
+        clock,
+        note: Note::new(&config.storage.path, "scrub.json"),
+        metrics: ScrubMetrics::new(&registry)?,
+    });
     let metrics = HttpMetrics::new(&registry)?;
     let probes = Probes::new(blobs, meta, tasks.stopping());
     let api = Arc::new(Registry {
@@ -148,6 +159,8 @@ async fn run(config: Config) -> Result<(), AppError> {
     let admin_server = Server::new("admin", &config.server, tasks.clone(), metrics);
     tasks.spawn("listener", server.run(listener, api));
     tasks.spawn("listener", admin_server.run(admin_listener, admin));
+
+    workers.start(scrub);
 
     let signals = Signals::listen()?;
     announce(address, admin_address);

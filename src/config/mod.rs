@@ -34,6 +34,7 @@ use self::error::Problems;
 use self::sections::Raw;
 use self::source::{Document, Origin};
 use crate::http::settings::ServerSettings;
+use crate::keep::scrub::ScrubSettings;
 use crate::pull::settings::{FillSettings, NamingSettings, TagSettings};
 use crate::upstream::settings::UpstreamSettings;
 
@@ -70,6 +71,8 @@ pub struct StorageSettings {
     pub max_size: u64,
     /// What is kept free, in bytes. Not enforced by this version.
     pub min_free: u64,
+    /// How what is stored is verified anew.
+    pub scrub: ScrubSettings,
 }
 
 /// What is logged, and how.

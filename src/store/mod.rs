@@ -7,6 +7,7 @@ pub mod blob;
 mod error;
 pub mod hot;
 pub mod meta;
+pub mod note;
 
 pub use blob::{Blob, BlobStore, ReadAt, Spool};
 pub use error::{StoreError, StoreErrorKind};

@@ -9,6 +9,7 @@ mod fill;
 mod limits;
 mod manifests;
 mod naming;
+mod scrub;
 mod surface;
 
 use std::time::Duration;
