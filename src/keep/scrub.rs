@@ -138,9 +138,11 @@ impl Worker for ScrubWorker {
             // The first round begins by itself; every later one is due or was asked for.
             self.began = true;
             if let Some(noted) = self.recall().await {
-                let rest = every.saturating_sub(self.parts.clock.now().since(noted.ended));
+                let (ended, now) = (noted.ended, self.parts.clock.now());
                 self.last.set(noted);
-                if !every.is_zero() && !rest.is_zero() {
+                let rest = every.saturating_sub(now.since(ended));
+                // A note from the future was written while the clock was wrong: it says nothing.
+                if ended <= now && !rest.is_zero() {
                     return Round::Done(rest);
                 }
             }

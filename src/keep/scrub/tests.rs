@@ -164,6 +164,12 @@ async fn a_restart_does_not_cause_a_round() {
     site.rounds(1).await;
     assert_eq!(site.counted("intact"), 1, "due");
 
+    // The clock was set back since.
+    let site = Site { clock: Clock::manual(Timestamp::from_unix_ms(0)), ..site }.restarted();
+    site.start(0, DAY);
+    site.rounds(1).await;
+    assert_eq!(site.counted("intact"), 1, "a note from the future is none");
+
     std::fs::write(site.root.path().join("scrub.json"), "what?").unwrap();
     let site = site.restarted();
     site.start(0, DAY);
