@@ -18,6 +18,7 @@ use crate::http::metrics::HttpMetrics;
 use crate::http::server::Server;
 use crate::http::tls::{self, Tls, TlsError};
 use crate::http::v2::Registry;
+use crate::keep::scrub::{Scrub, ScrubMetrics, ScrubParts};
 use crate::keep::{self, Keeper};
 use crate::net::OwnAddresses;
 use crate::pull::metrics::PullMetrics;
@@ -26,6 +27,7 @@ use crate::pull::{Parts, Puller, Site};
 use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
+use crate::store::note::Note;
 use crate::store::{Hot, HotOptions, MetaStore, StoreError};
 use crate::telemetry::{self, TelemetryError};
 use crate::upstream::{
@@ -146,20 +148,29 @@ async fn run(config: Config) -> Result<(), AppError> {
     own.set(vec![address, admin_address]);
 
     let id = instance_id()?;
+    let hot = Hot::new(HotOptions::default());
     let sites = sites(&config, &registry, &tasks, &clock, &own, &id)?;
     let puller = Puller::new(Parts {
         sites,
         blobs: Arc::clone(&blobs),
         meta: Arc::clone(&meta),
-        hot,
+        hot: hot.clone(),
         hooks: Arc::clone(&hooks),
-        notes: keeper.notes(),
+        uses: keeper.uses(),
         fill: config.fill,
         clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: PullMetrics::new(&registry)?,
     });
 
+    let (_, scrub) = Scrub::new(ScrubParts {
+        blobs: Arc::clone(&blobs),
+        hot,
+        settings: config.storage.scrub,
+        clock: clock.clone(),
+        note: Note::new(&config.storage.path, "scrub.json"),
+        metrics: ScrubMetrics::new(&registry)?,
+    });
     let metrics = HttpMetrics::new(&registry)?;
     let probes = Probes::new(blobs, meta, tasks.stopping());
     let api = Arc::new(Registry {
@@ -182,6 +193,8 @@ async fn run(config: Config) -> Result<(), AppError> {
     let admin_server = Server::new("admin", &config.server, admin_tls, tasks.clone(), metrics);
     tasks.spawn("listener", server.run(listener, api));
     tasks.spawn("listener", admin_server.run(admin_listener, admin));
+
+    workers.start(scrub);
 
     let signals = Signals::listen()?;
     announce(schemes, address, admin_address);

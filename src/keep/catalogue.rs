@@ -12,7 +12,7 @@ use super::policy::Use;
 use crate::clock::{Clock, Timestamp};
 use crate::oci::Digest;
 use crate::scope::UpstreamName;
-use crate::store::{Notes, UsageRecord};
+use crate::store::{UsageRecord, Uses};
 
 /// Tables of notes, so that pulls rarely meet at one.
 const NOTE_TABLES: usize = 16;
@@ -212,7 +212,7 @@ impl Catalogue {
     }
 }
 
-impl Notes for Catalogue {
+impl Uses for Catalogue {
     fn used(&self, digest: &Digest) {
         let table = self.0.hasher.hash_one(digest) as usize % NOTE_TABLES;
         let mut notes = self.0.notes[table].lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,6 +7,7 @@
 //! | `images` | which images that makes, and in what order they would go (pure) |
 //! | [`policy`] | what is worth keeping (pure) |
 //! | `evict` | the one task that evicts |
+//! | [`scrub`] | the worker that verifies what is stored anew |
 //! | `writer` | the worker that writes uses down and enforces the limits of upstreams |
 
 mod catalogue;
@@ -14,6 +15,7 @@ mod evict;
 mod images;
 mod metrics;
 pub mod policy;
+pub mod scrub;
 pub mod settings;
 pub mod shelf;
 mod writer;
@@ -33,7 +35,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::oci::{Digest, Reference};
 use crate::scope::UpstreamName;
 use crate::store::{
-    BlobStore, Hot, KeepingStore, MetaStore, Notes, Pin, RoomUse, StoreError, StoreErrorKind,
+    BlobStore, Hot, KeepingStore, MetaStore, Pin, RoomUse, StoreError, StoreErrorKind, Uses,
 };
 
 /// Pins at a time: each is looked up whenever room has to be made.
@@ -170,7 +172,7 @@ impl Keeper {
     }
 
     /// Where the engine notes uses.
-    pub fn notes(&self) -> Arc<dyn Notes> {
+    pub fn uses(&self) -> Arc<dyn Uses> {
         Arc::new(self.shared.catalogue.clone())
     }
 

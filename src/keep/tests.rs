@@ -72,7 +72,7 @@ impl Fixture {
     async fn image(&self, seed: u64) -> (Digest, Digest) {
         let layer = self.blob(seed).await.unwrap();
         let (proof, bytes) = verified(format!("a manifest that names {layer}").as_bytes());
-        self.keeper.notes().names(proof.digest(), vec![layer]);
+        self.keeper.uses().names(proof.digest(), vec![layer]);
         self.shelf.put(proof, bytes).await.unwrap();
         (*proof.digest(), layer)
     }
@@ -105,7 +105,7 @@ async fn a_full_store_lets_the_coldest_image_go_as_a_whole() {
     fixture.later();
     for _ in 0..3 {
         // Only its manifest is asked for: the image is in use all the same.
-        fixture.keeper.notes().used(&hot.0);
+        fixture.keeper.uses().used(&hot.0);
     }
     fixture.later();
     for seed in 10..16 {
@@ -223,7 +223,7 @@ async fn uses_survive_a_restart() {
     let image = fixture.image(1).await;
     fixture.later();
     for _ in 0..5 {
-        fixture.keeper.notes().used(&image.0);
+        fixture.keeper.uses().used(&image.0);
     }
     let Fixture { root, meta, clock, tasks, workers, keeper, shelf } = fixture;
     keeper.shared.catalogue.settle();
@@ -258,7 +258,7 @@ async fn the_limits_of_an_upstream_are_enforced_on_its_content_only() {
     let mut of_it = Vec::new();
     for seed in 0..4 {
         let digest = fixture.blob(seed).await.unwrap();
-        fixture.keeper.notes().came_from(&digest, &limited);
+        fixture.keeper.uses().came_from(&digest, &limited);
         of_it.push(digest);
         fixture.later();
     }

@@ -54,7 +54,7 @@ impl Puller {
         let site = self.site(scope)?;
         let answer = in_time(self.deadline(), self.find_blob(site, scope, digest, want)).await;
         match &answer {
-            Ok(_) => self.notes.used(digest),
+            Ok(_) => self.uses.used(digest),
             Err(error) => {
                 self.absences.note(scope, Absent::Blob(*digest), error, site.tags.absent_ttl);
             }

@@ -16,7 +16,7 @@ use crate::background::Tasks;
 use crate::oci::{Digest, Verified};
 use crate::scope::Scope;
 use crate::store::hot::HOT_BLOB_BYTES_MAX;
-use crate::store::{Blob, BlobStore, Notes};
+use crate::store::{Blob, BlobStore, Uses};
 use crate::upstream::{BlobBody, ErrorKind, Upstream};
 
 /// Everything that a fill needs of the process.
@@ -29,7 +29,7 @@ pub struct Fetcher {
     slots: Arc<Semaphore>,
     /// Transfers of readers that fetch for themselves what cannot be stored.
     private_slots: Arc<Semaphore>,
-    notes: Arc<dyn Notes>,
+    uses: Arc<dyn Uses>,
     tasks: Tasks,
     metrics: PullMetrics,
 }
@@ -41,13 +41,13 @@ impl Fetcher {
         links: Links,
         condemned: Condemned,
         settings: FillSettings,
-        notes: Arc<dyn Notes>,
+        uses: Arc<dyn Uses>,
         tasks: Tasks,
         metrics: PullMetrics,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(settings.concurrent_max));
         let private_slots = Arc::new(Semaphore::new(settings.private_max));
-        Self { blobs, links, condemned, settings, slots, private_slots, notes, tasks, metrics }
+        Self { blobs, links, condemned, settings, slots, private_slots, uses, tasks, metrics }
     }
 
     /// Starts the task that brings the blob of `permit`, asked for through `scope`. It belongs to
@@ -103,7 +103,7 @@ impl Fetcher {
         match landing.await {
             Ok(Landed::Stored(blob)) => {
                 self.metrics.fill_ended("stored");
-                self.notes.came_from(&digest, &scope.upstream);
+                self.uses.came_from(&digest, &scope.upstream);
                 tracing::debug!(%scope, %digest, bytes = blob.len(), "blob stored");
             }
             Ok(Landed::Passed) => self.metrics.fill_ended("passed"),

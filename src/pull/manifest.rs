@@ -101,7 +101,7 @@ impl Puller {
         let mut answer = match answer {
             Ok(answer) => {
                 self.absences.forget(scope, &absent);
-                self.notes.used(&answer.digest);
+                self.uses.used(&answer.digest);
                 answer
             }
             Err(error) => {
@@ -229,7 +229,7 @@ impl Puller {
         let bytes = self.load(&blob).await?;
         // What an earlier process did not write down is known from now on.
         if let Ok(manifest) = Manifest::parse(&bytes, None) {
-            self.notes.names(digest, parts(&manifest));
+            self.uses.names(digest, parts(&manifest));
         }
         Some(bytes)
     }
@@ -252,8 +252,8 @@ impl Puller {
         })?;
         let manifest =
             Manifest::parse(&bytes, media_type.as_ref()).map_err(PullError::InvalidManifest)?;
-        self.notes.names(&expected, parts(&manifest));
-        self.notes.came_from(&expected, &scope.upstream);
+        self.uses.names(&expected, parts(&manifest));
+        self.uses.came_from(&expected, &scope.upstream);
         if let Err(error) = self.blobs.put(verified, bytes.clone()).await {
             tracing::error!(%scope, digest = %expected, %error, "a manifest could not be stored");
         }

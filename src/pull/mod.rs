@@ -70,7 +70,7 @@ use crate::hooks::Hooks;
 use crate::oci::{Digest, Reference, Tag};
 use crate::scope::{Scope, UpstreamName};
 use crate::single_flight::SingleFlight;
-use crate::store::{BlobStore, Hot, MetaStore, Notes};
+use crate::store::{BlobStore, Hot, MetaStore, Uses};
 use crate::upstream::{Hops, ManifestHead, TagPage, Upstream, UpstreamError};
 
 /// One upstream, as the engine uses it.
@@ -104,7 +104,7 @@ pub struct Parts {
     /// Plugins.
     pub hooks: Arc<dyn Hooks>,
     /// Hears of every use of what is stored.
-    pub notes: Arc<dyn Notes>,
+    pub uses: Arc<dyn Uses>,
     /// Limits.
     pub fill: FillSettings,
     /// The time.
@@ -136,7 +136,7 @@ pub struct Inner {
     meta: Arc<dyn MetaStore>,
     hot: Hot,
     hooks: Arc<dyn Hooks>,
-    notes: Arc<dyn Notes>,
+    uses: Arc<dyn Uses>,
     clock: Clock,
     metrics: PullMetrics,
     tasks: Tasks,
@@ -166,7 +166,7 @@ impl std::ops::Deref for Puller {
 impl Puller {
     /// Puts the engine together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { sites, blobs, meta, hot, hooks, notes, fill, clock, tasks, metrics } = parts;
+        let Parts { sites, blobs, meta, hot, hooks, uses, fill, clock, tasks, metrics } = parts;
         let links = Links::new(Arc::clone(&meta), hot.clone());
         let condemned = Condemned::new(clock.clone(), fill.condemned_for);
         let (answer_within, serve_unverified_ranges) =
@@ -176,7 +176,7 @@ impl Puller {
             links.clone(),
             condemned.clone(),
             fill,
-            Arc::clone(&notes),
+            Arc::clone(&uses),
             tasks.clone(),
             metrics.clone(),
         );
@@ -186,7 +186,7 @@ impl Puller {
             meta,
             hot,
             hooks,
-            notes,
+            uses,
             absences: Absences::new(clock.clone()),
             clock,
             metrics,

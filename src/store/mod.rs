@@ -7,7 +7,8 @@ pub mod blob;
 mod error;
 pub mod hot;
 pub mod meta;
-pub mod notes;
+pub mod note;
+pub mod uses;
 
 pub use blob::{Blob, BlobStore, Evicted, ReadAt, RoomUse, Spool};
 pub use error::{StoreError, StoreErrorKind};
@@ -15,7 +16,7 @@ pub use hot::{Hot, HotOptions};
 pub use meta::{
     Document, DocumentKind, KeepingStore, Link, LinkKind, MetaStore, Pin, TagRecord, UsageRecord,
 };
-pub use notes::{NoNotes, Notes};
+pub use uses::{NoUses, Uses};
 
 /// Runs `work` on the blocking pool; `doing` ("read a blob") is for the message should it fail to
 /// run at all.

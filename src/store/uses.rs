@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use crate::oci::Digest;
 use crate::scope::UpstreamName;
 
-/// Takes notes of how stored content is used. Called on every pull: nothing here waits or fails.
-pub trait Notes: Send + Sync + Debug + 'static {
+/// Hears how stored content is used. Called on every pull: nothing here waits or fails.
+pub trait Uses: Send + Sync + Debug + 'static {
     /// That content was pulled, in whatever way.
     fn used(&self, digest: &Digest);
 
@@ -19,9 +19,9 @@ pub trait Notes: Send + Sync + Debug + 'static {
 
 /// Takes no notes: where nothing is ever evicted.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct NoNotes;
+pub struct NoUses;
 
-impl Notes for NoNotes {
+impl Uses for NoUses {
     fn used(&self, _: &Digest) {}
 
     fn came_from(&self, _: &Digest, _: &UpstreamName) {}
