@@ -16,6 +16,7 @@ mod secrets;
 mod sections;
 mod source;
 mod suggest;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -35,6 +36,7 @@ use self::sections::Raw;
 use self::source::{Document, Origin};
 use crate::http::settings::ServerSettings;
 use crate::pull::settings::{FillSettings, NamingSettings, TagSettings};
+use crate::telemetry::settings::TraceSettings;
 use crate::upstream::settings::UpstreamSettings;
 
 /// The largest configuration file, in bytes.
@@ -55,6 +57,8 @@ pub struct Config {
     pub fill: FillSettings,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// Where traces go, if anywhere.
+    pub traces: Option<TraceSettings>,
     /// Our own URL, when a proxy stands before us: for `realm` and `Location`.
     pub public_url: Option<Url>,
     /// What the operator should know although it is allowed; to be logged at the start.

@@ -32,11 +32,11 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(message: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), span: None, wrong_type: false }
     }
 
-    fn wrong_type(expected: &str, value: &DeValue<'_>) -> Self {
+    pub(super) fn wrong_type(expected: &str, value: &DeValue<'_>) -> Self {
         let found = match value {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "an integer",
@@ -61,14 +61,15 @@ pub(super) trait Value: Sized {
 }
 
 /// What is written as a string.
-trait Text: Sized {
+pub(super) trait Text: Sized {
     /// The words behind "expected".
     const EXPECTED: &'static str;
     /// Checks the text. Its message must not repeat the text: it may hold a password.
     fn parse(text: &str) -> Result<Self, String>;
 }
 
-fn read_text<T: Text>(value: &DeValue<'_>) -> Result<T, Refusal> {
+/// What is written as a string, from a TOML value.
+pub(super) fn read_text<T: Text>(value: &DeValue<'_>) -> Result<T, Refusal> {
     match value {
         DeValue::String(text) => T::parse(text).map_err(Refusal::new),
         other => Err(Refusal::wrong_type(T::EXPECTED, other)),

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use super::metrics::HttpMetrics;
 use crate::pull::ReadError;
+use crate::telemetry::{Answered, Span};
 
 /// What is known of one request. Dropping it writes the log line, however the request ended.
 #[derive(Debug)]
@@ -21,6 +22,10 @@ pub struct Access {
     pub client: std::net::IpAddr,
     /// The kind of route.
     pub kind: &'static str,
+    /// The form of the path; empty if it has none that is known.
+    pub route: &'static str,
+    /// The request in a trace.
+    pub span: Span,
     /// Where the name led.
     pub scope: Option<crate::scope::Scope>,
     /// The status of the answer.
@@ -48,6 +53,8 @@ impl Access {
             path,
             client,
             kind: "other",
+            route: "",
+            span: Span::none(),
             scope: None,
             // What nginx calls a client that left before its answer had begun.
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::OK),
@@ -87,6 +94,15 @@ impl Drop for Access {
         if self.kind == "probe" && self.status.is_success() {
             return;
         }
+        self.span.answered(&Answered {
+            route: self.route,
+            method: &self.method,
+            status: self.status.as_u16(),
+            outcome: self.outcome,
+            scope: self.scope.as_ref().map(|s| (s.upstream.as_str(), s.repo.as_str())),
+            bytes: self.body_bytes,
+            error: self.error.as_deref(),
+        });
         tracing::info!(
             target: "pierhead::access",
             request_id = self.request_id,

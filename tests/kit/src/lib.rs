@@ -6,6 +6,7 @@
 //!   ended when their handle is dropped.
 //! * [`images`]: images made on the spot, without the internet.
 //! * [`http`]: a small blocking HTTP/1.1 client that shows what really came over the wire.
+//! * [`collector`]: takes traces and shows them.
 //! * [`random`]: content that is the same each time and need not be held in memory.
 //!
 //! Everything binds 127.0.0.1 at a port that the kernel picks, keeps its files in temporary
@@ -19,6 +20,7 @@
 )]
 #![allow(clippy::print_stderr, reason = "skips and logs of failed tests go to the test's output")]
 
+pub mod collector;
 pub mod http;
 pub mod images;
 pub mod port;
