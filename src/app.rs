@@ -107,6 +107,7 @@ async fn run(config: Config, traces: Option<&Traces>) -> Result<(), AppError> {
         tracing::warn!("{notice}");
     }
     let registry = prometheus::Registry::new();
+    telemetry::process::register(&registry)?;
     if let Some(traces) = traces {
         traces.register(&registry)?;
     }

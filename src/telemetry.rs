@@ -5,11 +5,13 @@
 //! | [`cause`] | which request is behind what is going on: for log lines and for traces |
 //! | [`span`] | one piece of work in a trace |
 //! | [`otlp`] | the way to the collector: bounded, on a thread of its own |
+//! | [`process`] | what the process uses |
 //! | [`settings`] | what an operator says of it |
 
 pub mod cause;
 mod line;
 pub mod otlp;
+pub mod process;
 pub mod settings;
 pub mod span;
 

@@ -1,0 +1,23 @@
+//! What stands under `deploy/`, held to the program: the metrics that dashboards and alerts name,
+//! and the configuration that packages carry.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod metrics;
+mod promql;
+
+use std::path::Path;
+
+/// The program under test.
+const PIERHEAD: &str = env!("CARGO_BIN_EXE_pierhead");
+
+/// A file of the project.
+fn read(path: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A YAML file of the project.
+fn yaml(path: &str) -> serde_json::Value {
+    serde_yaml_ng::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
