@@ -5,6 +5,7 @@
 
 mod image;
 mod metrics;
+mod packages;
 mod promql;
 
 use std::path::Path;
