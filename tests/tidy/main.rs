@@ -5,6 +5,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "in a test, a panic is the report")]
 
+mod limits;
 mod rules;
 mod source;
 
@@ -214,6 +215,12 @@ fn read(path: &str) -> String {
 fn the_metrics_are_documented() {
     let page = "docs/operations.md";
     none(rules::metrics(&rust(), page, &read(page)));
+}
+
+#[test]
+fn the_limits_are_documented_as_they_are() {
+    let wrong = limits::wrong(&rust(), &read("docs/limits.md"));
+    assert!(wrong.is_empty(), "docs/limits.md: {wrong:#?}");
 }
 
 #[test]
