@@ -16,6 +16,7 @@ const UNIT: &str = "deploy/systemd/pierhead.service";
 const COMPOSE: &str = "deploy/compose/compose.yaml";
 const CHART: &str = "deploy/helm/pierhead";
 const RULES: &str = "deploy/prometheus/alerts.yaml";
+const RULES_TESTS: &str = "deploy/prometheus/alerts.test.yaml";
 
 /// Where packages put the program.
 const INSTALLED: &str = "/usr/local/bin/pierhead";
@@ -43,10 +44,14 @@ fn text(value: &Value) -> String {
 }
 
 #[test]
-fn promtool_takes_the_alerts() {
+fn promtool_takes_the_alerts_and_they_fire() {
     let Some(promtool) = require("promtool") else { return };
-    let checked = Run::new(promtool).args(["check", "rules"]).arg(root().join(RULES)).output();
-    assert!(checked.ok().stdout.contains("SUCCESS"));
+    let run = |verb: &str, file: &str| {
+        let run = Run::new(&promtool).args([verb, "rules"]).arg(root().join(file));
+        assert!(run.output().ok().stdout.contains("SUCCESS"), "{file}");
+    };
+    run("check", RULES);
+    run("test", RULES_TESTS);
 }
 
 #[test]
