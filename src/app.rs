@@ -29,6 +29,7 @@ use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
 use crate::store::note::Note;
 use crate::store::{Hot, HotOptions, MetaStore, StoreError};
+use crate::telemetry::otlp::Traces;
 use crate::telemetry::{self, TelemetryError};
 use crate::upstream::{
     HttpTransport, LoopId, StaticCredentials, TransportSetupError, Upstream, UpstreamParts,
@@ -46,7 +47,7 @@ pub enum AppError {
     /// The threads of the runtime could not be started.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
-    /// The logs could not be set up.
+    /// The logs or traces could not be set up.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
     /// The storage could not be opened.
@@ -94,22 +95,29 @@ pub fn serve(config: Config) -> Result<(), AppError> {
     let filter = std::env::var(telemetry::FILTER_VARIABLE).ok();
     let json = config.log.format == LogFormat::Json;
     telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
+    let traces = config.traces.as_ref().map(Traces::start).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Each fill has one of these threads, and reading the disk must never wait for upstream.
         .max_blocking_threads(DISK_THREADS_MAX + config.fill.concurrent_max)
         .build()
         .map_err(AppError::Runtime)?;
-    let result = runtime.block_on(run(config));
+    let result = runtime.block_on(run(config, traces.as_ref()));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    // Sends the last spans, now that nothing can end another.
+    drop(traces);
     result
 }
 
-async fn run(config: Config) -> Result<(), AppError> {
+async fn run(config: Config, traces: Option<&Traces>) -> Result<(), AppError> {
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
     let registry = prometheus::Registry::new();
+    telemetry::process::register(&registry)?;
+    if let Some(traces) = traces {
+        traces.register(&registry)?;
+    }
     let tasks = Tasks::new(&registry)?;
     let clock = Clock::system();
     let workers = Workers::new(tasks.clone(), clock.clone());

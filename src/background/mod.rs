@@ -13,6 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::telemetry::Cause;
+
 pub use self::worker::{Progress, Report, Round, State, Worker, WorkerStatus, Workers};
 
 /// The tasks of the process. Cheap to clone.
@@ -35,7 +37,7 @@ impl Tasks {
     }
 
     /// Starts `work` as a task of the process. Dropping the handle changes nothing. Shutdown does
-    /// not wait for it: it ends with the process.
+    /// not wait for it: it ends with the process. The current [`Cause`] is the task's too.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn<F>(&self, kind: &'static str, work: F) -> JoinHandle<F::Output>
     where
@@ -43,10 +45,10 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         let running = Running::new(self.running.with_label_values(&[kind]));
-        tokio::spawn(async move {
+        tokio::spawn(Cause::current().within(async move {
             let _running = running;
             work.await
-        })
+        }))
     }
 
     /// Starts `work` that answers a client: shutdown waits for it.
@@ -93,5 +95,23 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{RequestId, Span};
+
+    #[tokio::test]
+    async fn tasks_inherit_the_cause() {
+        let tasks = Tasks::new(&Registry::new()).unwrap();
+        let seen = async || {
+            let task = tasks.spawn("test", async { Cause::current().request });
+            task.await.unwrap()
+        };
+        let id = RequestId::new(7);
+        assert_eq!(Span::none().cause(Some(id)).within(seen()).await, Some(id));
+        assert_eq!(seen().await, None);
     }
 }

@@ -34,5 +34,8 @@ pub(super) const FILL_PRIVATE_MAX: usize = 64;
 pub(super) const BLOB_SIZE_MAX: u64 = 1 << 40;
 pub(super) const SERVE_UNVERIFIED_RANGES: bool = true;
 pub(super) const CONDEMNED_FOR: Duration = Duration::from_secs(600);
+pub(super) const SAMPLE_RATIO: f64 = 1.0;
+pub(super) const SERVICE_NAME: &str = "pierhead";
+
 /// containerd 2.3 and later gives up after 30 s.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(25);

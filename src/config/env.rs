@@ -9,7 +9,7 @@ use super::builtin::BUILT_IN;
 use super::error::Problems;
 use super::sections::{
     FillSection, HostedSection, LogSection, Raw, RawUpstream, Section, ServerSection,
-    StorageSection, UpstreamSection, unknown_key, unknown_table,
+    StorageSection, TelemetrySection, UpstreamSection, unknown_key, unknown_table,
 };
 use super::source::Origin;
 use super::values::Refusal;
@@ -62,6 +62,7 @@ fn apply_one(raw: &mut Raw, value: &str, origin: &Origin, problems: &mut Problem
         "hosted" => set::<HostedSection>(&mut raw.hosted, &key, value, origin, problems),
         "fill" => set::<FillSection>(&mut raw.fill, &key, value, origin, problems),
         "log" => set::<LogSection>(&mut raw.log, &key, value, origin, problems),
+        "telemetry" => set::<TelemetrySection>(&mut raw.telemetry, &key, value, origin, problems),
         other => unknown_table(other, origin, problems),
     }
 }

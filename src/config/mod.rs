@@ -17,6 +17,7 @@ mod secrets;
 mod sections;
 mod source;
 mod suggest;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -40,6 +41,7 @@ use crate::keep::scrub::ScrubSettings;
 use crate::keep::settings::UpstreamLimits;
 use crate::pull::settings::{FillSettings, NamingSettings, TagSettings};
 use crate::scope::UpstreamName;
+use crate::telemetry::settings::TraceSettings;
 use crate::upstream::settings::UpstreamSettings;
 
 /// The largest configuration file, in bytes.
@@ -62,6 +64,8 @@ pub struct Config {
     pub fill: FillSettings,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// Where traces go, if anywhere.
+    pub traces: Option<TraceSettings>,
     /// Our own URL, when a proxy stands before us: for `realm` and `Location`.
     pub public_url: Option<Url>,
     /// What the operator should know although it is allowed; to be logged at the start.

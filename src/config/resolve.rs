@@ -15,7 +15,7 @@ use super::sections::{
 };
 use super::source::{At, Origin};
 use super::values::{FilePath, List};
-use super::{Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults};
+use super::{Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults, telemetry};
 use crate::http::settings::ServerSettings;
 use crate::keep::scrub::ScrubSettings;
 use crate::keep::settings::UpstreamLimits;
@@ -72,6 +72,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
             "fill.answer_within is 30s or more: containerd 2.3 and later gives up before".into(),
         );
     }
+    let traces = telemetry::traces(raw.telemetry, read, problems);
     let naming = NamingSettings {
         upstreams: upstreams.iter().map(named).collect(),
         default_upstream,
@@ -89,6 +90,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         naming,
         fill,
         log: log(&raw.log),
+        traces,
         public_url,
         notices,
     })

@@ -10,7 +10,7 @@ use super::values::FilePath;
 use crate::secret::Secret;
 
 /// The largest secret, in bytes: the longest real ones are signed tokens of a few KiB.
-const SECRET_BYTES_MAX: usize = 64 << 10;
+pub(super) const SECRET_BYTES_MAX: usize = 64 << 10;
 
 /// The largest file of certificates, in bytes: a whole system's list is about 250 KiB.
 pub(super) const CA_BYTES_MAX: usize = 4 << 20;

@@ -9,6 +9,7 @@ use super::encryption::{AcmeTable, TlsTable};
 use super::error::{Problems, printable};
 use super::source::{At, Origin};
 use super::suggest::closest;
+use super::telemetry::{Collector, HeadersFile, Ratio, ServiceName};
 use super::values::{
     Alias, BaseUrl, Count, FilePath, HostName, HostedPrefix, List, Listen, NamedHost, Network,
     Period, PublicUrl, Refusal, Size, Timeout, UserName, Value,
@@ -145,20 +146,30 @@ section! {
     format: LogFormat,
 }
 
+section! {
+    /// `[telemetry]`
+    TelemetrySection, "[telemetry]", later: [],
+    otlp_endpoint: Collector,
+    otlp_headers_file: HeadersFile,
+    sample_ratio: Ratio,
+    service_name: ServiceName,
+}
+
 /// The tables at the top.
-const TABLES: [&str; 6] = ["server", "storage", "upstream", "hosted", "fill", "log"];
+const TABLES: [&str; 7] = ["server", "storage", "upstream", "hosted", "fill", "log", "telemetry"];
 
 /// Tables that are promised for later versions.
 const LATER_TABLES: [&str; 2] = ["plugin", "chain"];
 
 /// Every key with its section, to tell where a misplaced one belongs.
-const SECTIONS: [(&str, &[&str]); 6] = [
+const SECTIONS: [(&str, &[&str]); 7] = [
     (ServerSection::LABEL, ServerSection::KEYS),
     (StorageSection::LABEL, StorageSection::KEYS),
     (UpstreamSection::LABEL, UpstreamSection::KEYS),
     (HostedSection::LABEL, HostedSection::KEYS),
     (FillSection::LABEL, FillSection::KEYS),
     (LogSection::LABEL, LogSection::KEYS),
+    (TelemetrySection::LABEL, TelemetrySection::KEYS),
 ];
 
 /// What was set, and where; what was not set is absent.
@@ -170,6 +181,7 @@ pub(super) struct Raw {
     pub(super) hosted: HostedSection,
     pub(super) fill: FillSection,
     pub(super) log: LogSection,
+    pub(super) telemetry: TelemetrySection,
 }
 
 /// One upstream's table.
@@ -203,6 +215,7 @@ impl Raw {
                 "hosted" => read_keys(&mut raw.hosted, table, problems),
                 "fill" => read_keys(&mut raw.fill, table, problems),
                 "log" => read_keys(&mut raw.log, table, problems),
+                "telemetry" => read_keys(&mut raw.telemetry, table, problems),
                 _ => read_upstreams(&mut raw.upstream, table, problems),
             }
         }

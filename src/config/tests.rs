@@ -14,7 +14,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::*;
 use crate::config::sections::{
-    FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection, UpstreamSection,
+    FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection,
+    TelemetrySection, UpstreamSection,
 };
 use crate::store::blob::fs::DEFAULT_MAX_BYTES;
 use crate::upstream::settings::Credentials;
@@ -457,6 +458,7 @@ fn the_example_has_every_key() {
             "hosted" => known(HostedSection::KEYS),
             "fill" => known(FillSection::KEYS),
             "log" => known(LogSection::KEYS),
+            "telemetry" => known(TelemetrySection::KEYS),
             _ => {
                 let upstreams = value.get_ref().as_table().unwrap();
                 let found: BTreeSet<_> =
@@ -467,13 +469,13 @@ fn the_example_has_every_key() {
         };
         assert_eq!(keys(value.get_ref()), expected, "{section:?}");
     }
-    assert_eq!(table.get_ref().len(), 6);
+    assert_eq!(table.get_ref().len(), 7);
 }
 
 /// Text that often gets past the parser.
 fn plausible() -> impl Strategy<Value = String> {
     let line = prop_oneof![
-        "\\[(server|storage|upstream|upstream\\.\"[a-z.:0-9]{1,8}\"|hosted|fill|log|plugin|x)\\]",
+        "\\[(server|storage|upstream|upstream\\.\"[a-z.:0-9]{1,8}\"|hosted|fill|log|telemetry|plugin|x)\\]",
         "[a-z_.]{1,12} = [0-9\"\\[\\]{}a-zé.:/*-]{0,20}",
         "(listen|endpoints|tag_ttl|alias|hosts|prefixes|default|token_file|public_url|path) = \
          (\"[ -~é]{0,12}\"|\\[\"[a-z:/.*]{0,12}\"\\]|true|-?[0-9]{1,22}|[0-9.e]{1,6})",

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use super::metrics::HttpMetrics;
 use crate::pull::ReadError;
+use crate::telemetry::{Answered, Span};
 
 /// What is known of one request. Dropping it writes the log line, however the request ended.
 #[derive(Debug)]
@@ -25,6 +26,10 @@ pub struct Access {
     pub subject: Option<String>,
     /// The kind of route.
     pub kind: &'static str,
+    /// The form of the path; empty if it has none that is known.
+    pub route: &'static str,
+    /// The request in a trace.
+    pub span: Span,
     /// Where the name led.
     pub scope: Option<crate::scope::Scope>,
     /// The status of the answer.
@@ -54,6 +59,8 @@ impl Access {
             scheme: "http",
             subject: None,
             kind: "other",
+            route: "",
+            span: Span::none(),
             scope: None,
             // What nginx calls a client that left before its answer had begun.
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::OK),
@@ -93,6 +100,15 @@ impl Drop for Access {
         if self.kind == "probe" && self.status.is_success() {
             return;
         }
+        self.span.answered(&Answered {
+            route: self.route,
+            method: &self.method,
+            status: self.status.as_u16(),
+            outcome: self.outcome,
+            scope: self.scope.as_ref().map(|s| (s.upstream.as_str(), s.repo.as_str())),
+            bytes: self.body_bytes,
+            error: self.error.as_deref(),
+        });
         tracing::info!(
             target: "pierhead::access",
             request_id = self.request_id,

@@ -1,7 +1,9 @@
 //! What the listeners count.
 
 use http::StatusCode;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// The listeners' counters. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -11,6 +13,7 @@ pub struct HttpMetrics {
     head_seconds: HistogramVec,
     body_bytes: IntCounterVec,
     connections: IntGaugeVec,
+    ready: IntGauge,
 }
 
 impl HttpMetrics {
@@ -42,12 +45,14 @@ impl HttpMetrics {
             Opts::new("pierhead_http_connections", "Open connections, by listener"),
             &["listener"],
         )?;
+        let ready = IntGauge::new("pierhead_ready", "Whether /readyz would answer 200")?;
+        registry.register(Box::new(ready.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(cache.clone()))?;
         registry.register(Box::new(head_seconds.clone()))?;
         registry.register(Box::new(body_bytes.clone()))?;
         registry.register(Box::new(connections.clone()))?;
-        Ok(Self { requests, cache, head_seconds, body_bytes, connections })
+        Ok(Self { requests, cache, head_seconds, body_bytes, connections, ready })
     }
 
     pub(super) fn answered(
@@ -62,6 +67,10 @@ impl HttpMetrics {
         if !outcome.is_empty() {
             self.cache.with_label_values(&[kind, outcome, reason]).inc();
         }
+    }
+
+    pub(super) fn ready(&self, is_ready: bool) {
+        self.ready.set(i64::from(is_ready));
     }
 
     pub(super) fn body_sent(&self, kind: &str, bytes: u64) {

@@ -39,6 +39,20 @@ impl Route {
             Self::Live | Self::Ready => "probe",
         }
     }
+
+    /// The path's form, for traces.
+    pub const fn template(&self) -> &'static str {
+        match self {
+            Self::Base => "/v2/",
+            Self::Manifest(..) => "/v2/{name}/manifests/{reference}",
+            Self::Blob(..) => "/v2/{name}/blobs/{digest}",
+            Self::Upload(_) => "/v2/{name}/blobs/uploads/{upload}",
+            Self::Tags(_) => "/v2/{name}/tags/list",
+            Self::Referrers(..) => "/v2/{name}/referrers/{digest}",
+            Self::Live => "/livez",
+            Self::Ready => "/readyz",
+        }
+    }
 }
 
 /// Why a path names nothing.
@@ -83,6 +97,11 @@ pub fn parse(path: &str) -> Result<Route, RouteError> {
             _ => Err(RouteError::NoSuchEndpoint),
         },
     }
+}
+
+/// Whether a path is one that orchestrators ask every few seconds.
+pub fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz")
 }
 
 /// The query parameters that mean something here; all others are tolerated.

@@ -17,7 +17,11 @@ use crate::oci::{Digest, Verified};
 use crate::scope::Scope;
 use crate::store::hot::HOT_BLOB_BYTES_MAX;
 use crate::store::{Blob, BlobStore, Uses};
+use crate::telemetry::{Cause, Span};
 use crate::upstream::{BlobBody, ErrorKind, Upstream};
+
+/// What became of a fill, in a trace: the words of `pierhead_fills_total`, or `stored_before`.
+const RESULT: &str = "pierhead.fill.result";
 
 /// Everything that a fill needs of the process.
 #[derive(Clone, Debug)]
@@ -59,8 +63,13 @@ impl Fetcher {
             return;
         };
         let fetcher = self.clone();
-        self.tasks
-            .spawn("fill", async move { fetcher.fill(permit, &upstream, &scope, slot).await });
+        let mut span = Span::fill();
+        span.set("pierhead.upstream", || scope.upstream.to_string());
+        span.set("pierhead.repository", || scope.repo.to_string());
+        span.set("pierhead.digest", || permit.key().digest.to_string());
+        let cause = span.cause(Cause::current().request);
+        let fill = async move { fetcher.fill(permit, &upstream, &scope, (slot, &mut span)).await };
+        self.tasks.spawn("fill", cause.within(fill));
     }
 
     async fn fill(
@@ -68,10 +77,11 @@ impl Fetcher {
         permit: Permit,
         upstream: &Upstream,
         scope: &Scope,
-        slot: OwnedSemaphorePermit,
+        (slot, span): (OwnedSemaphorePermit, &mut Span),
     ) {
         let digest = permit.key().digest;
         if let Some(blob) = self.arrived_meanwhile(upstream, scope, &digest).await {
+            span.set(RESULT, || "stored_before");
             permit.verified(blob.len(), Content::Kept(Arc::clone(blob.source())));
             return;
         }
@@ -86,7 +96,7 @@ impl Fetcher {
         let (body, place) = match self.open(upstream, scope, &permit, &refetch).await {
             Ok(opened) => opened,
             Err(error) => {
-                self.ended(scope, &digest, &error);
+                self.ended(scope, &digest, &error, span);
                 permit.fail(error);
                 return;
             }
@@ -104,16 +114,23 @@ impl Fetcher {
             Ok(Landed::Stored(blob)) => {
                 self.metrics.fill_ended("stored");
                 self.uses.came_from(&digest, &scope.upstream);
+                span.set(RESULT, || "stored");
+                span.set("pierhead.bytes", || i64::try_from(blob.len()).unwrap_or(i64::MAX));
                 tracing::debug!(%scope, %digest, bytes = blob.len(), "blob stored");
             }
-            Ok(Landed::Passed) => self.metrics.fill_ended("passed"),
+            Ok(Landed::Passed) => {
+                self.metrics.fill_ended("passed");
+                span.set(RESULT, || "passed");
+            }
             Ok(Landed::NotKept(error)) => {
                 self.metrics.fill_ended("not_kept");
+                span.set(RESULT, || "not_kept");
+                span.fail(|| error.to_string().into());
                 tracing::error!(%scope, %digest, %error, "a verified blob could not be stored");
             }
             Ok(Landed::Failed(permit, error)) => {
                 // A client that tries again at once must find the digest condemned.
-                self.ended(scope, &digest, &error);
+                self.ended(scope, &digest, &error, span);
                 permit.fail(error);
             }
             Err(error) => tracing::error!(%scope, %digest, %error, "a fill panicked"),
@@ -183,37 +200,38 @@ impl Fetcher {
         Ok((body, place))
     }
 
-    fn ended(&self, scope: &Scope, digest: &Digest, error: &FillError) {
-        match error {
+    fn ended(&self, scope: &Scope, digest: &Digest, error: &FillError, span: &mut Span) {
+        let result = match error {
             FillError::Mismatch(mismatch) => {
                 self.metrics.verification_failed();
-                self.metrics.fill_ended("mismatch");
                 self.condemned.condemn(digest);
                 tracing::error!(
                     %scope, expected = %mismatch.expected, actual = %mismatch.actual,
                     bytes = mismatch.len, "upstream sent wrong content; nothing of it was kept"
                 );
+                "mismatch"
             }
-            FillError::Upstream(error) if error.kind() == ErrorKind::NotFound => {
-                self.metrics.fill_ended("not_found");
-            }
+            FillError::Upstream(error) if error.kind() == ErrorKind::NotFound => "not_found",
             FillError::Upstream(error) => {
-                self.metrics.fill_ended("upstream");
                 tracing::warn!(%scope, %digest, %error, "a fill failed");
+                "upstream"
             }
             FillError::Unread => {
-                self.metrics.fill_ended("unread");
                 tracing::info!(%scope, %digest, "a blob that cannot be stored is not read either");
+                "unread"
             }
             FillError::TooLarge { .. }
             | FillError::Busy
             | FillError::NoPrivate
             | FillError::Store(_)
             | FillError::Abandoned => {
-                self.metrics.fill_ended("local");
                 tracing::error!(%scope, %digest, %error, "a fill failed");
+                "local"
             }
-        }
+        };
+        self.metrics.fill_ended(result);
+        span.set(RESULT, || result);
+        span.fail(|| error.to_string().into());
     }
 }
 

@@ -2,6 +2,12 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use super::outcome::{Outcome, StaleReason};
+
+/// How fills end.
+const FILL_RESULTS: [&str; 7] =
+    ["stored", "not_kept", "mismatch", "not_found", "upstream", "local", "busy"];
+
 /// The engine's counters. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct PullMetrics {
@@ -45,6 +51,13 @@ impl PullMetrics {
             Opts::new("pierhead_stale_answers_total", "Stale answers served, by reason"),
             &["reason"],
         )?;
+        // From zero on: that a rare one happened for the first time is what alerts are about.
+        for result in FILL_RESULTS {
+            fills.with_label_values(&[result]);
+        }
+        for reason in StaleReason::ALL {
+            stale.with_label_values(&[Outcome::Stale(reason).reason()]);
+        }
         registry.register(Box::new(fills.clone()))?;
         registry.register(Box::new(followers.clone()))?;
         registry.register(Box::new(reading.clone()))?;

@@ -44,6 +44,12 @@ pub enum StaleReason {
     Gone,
 }
 
+impl StaleReason {
+    /// Every one.
+    pub const ALL: [Self; 5] =
+        [Self::Unreachable, Self::UpstreamError, Self::RateLimited, Self::Denied, Self::Gone];
+}
+
 impl Outcome {
     /// The kind, for the metric's `outcome` label.
     pub const fn as_str(self) -> &'static str {

@@ -269,5 +269,6 @@ fn part(
 
 fn ask<'a>(method: Method, repo: &'a RepoName, digest: &Digest) -> Ask<'a> {
     let path = format!("blobs/{digest}");
-    Ask { method, repo, path, query: Vec::new(), accept: "*/*", range: None }
+    let operation = if method == Method::HEAD { Operation::BlobHead } else { Operation::BlobGet };
+    Ask { operation, method, repo, path, query: Vec::new(), accept: "*/*", range: None }
 }

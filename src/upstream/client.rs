@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::oci::RepoName;
 use crate::scope::UpstreamName;
 
+use super::asked::Asked;
 use super::auth::Auth;
 use super::credentials::CredentialSource;
 use super::endpoint::Endpoint;
@@ -67,6 +68,7 @@ pub(super) struct Inner {
 /// A question to a registry.
 #[derive(Clone, Debug)]
 pub(super) struct Ask<'a> {
+    pub(super) operation: Operation,
     pub(super) method: Method,
     pub(super) repo: &'a RepoName,
     /// After `/v2/<name>/`.
@@ -150,9 +152,13 @@ impl Upstream {
     ) -> Result<Landed, Failure> {
         let auth = &self.inner.auth;
         let mut pass = auth.pass(endpoint, ask.repo).await?;
-        for _ in 0..LOGINS_MAX {
+        for login in 0..LOGINS_MAX {
             let request = request(endpoint, ask, pass.header());
-            let landed = self.send(endpoint, request).await?;
+            let name = &self.inner.name;
+            let asked = Asked::begin(ask.operation, name, &endpoint.host, &ask.method, login);
+            let landed = self.send(endpoint, request).await;
+            asked.end(&landed);
+            let landed = landed?;
             // Another host's challenge is not for us to answer.
             if landed.response.status != StatusCode::UNAUTHORIZED || landed.foreign {
                 return Ok(landed);

@@ -104,7 +104,7 @@ impl Upstream {
         n: Option<u32>,
         last: Option<&str>,
     ) -> Result<TagPage, Failure> {
-        let mut ask = ask(repo, "tags/list".to_owned());
+        let mut ask = ask(Operation::Tags, repo, "tags/list".to_owned());
         ask.query.extend(n.map(|n| ("n".to_owned(), n.to_string())));
         ask.query.extend(last.map(|last| ("last".to_owned(), last.to_owned())));
         let Landed { response, url, .. } = self.ask(endpoint, &ask).await?;
@@ -133,7 +133,7 @@ impl Upstream {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Referrers, Failure> {
-        let mut ask = ask(repo, format!("referrers/{digest}"));
+        let mut ask = ask(Operation::Referrers, repo, format!("referrers/{digest}"));
         let mut descriptors = Vec::new();
         for _ in 0..REFERRERS_PAGES_MAX {
             let landed = self.ask(endpoint, &ask).await.map_err(|failure| match failure {
@@ -182,10 +182,10 @@ fn next_url(here: &Url, headers: &HeaderMap) -> Option<Url> {
     resolve(here, next_link(values)?).ok()
 }
 
-fn ask(repo: &RepoName, path: String) -> Ask<'_> {
+fn ask(operation: Operation, repo: &RepoName, path: String) -> Ask<'_> {
     let (method, accept) =
         (Method::GET, "application/vnd.oci.image.index.v1+json, application/json");
-    Ask { method, repo, path, query: Vec::new(), accept, range: None }
+    Ask { operation, method, repo, path, query: Vec::new(), accept, range: None }
 }
 
 #[derive(Deserialize)]

@@ -120,7 +120,9 @@ impl Upstream {
 
 fn ask<'a>(method: Method, repo: &'a RepoName, reference: &Reference) -> Ask<'a> {
     let path = format!("manifests/{reference}");
-    Ask { method, repo, path, query: Vec::new(), accept: ACCEPT_MANIFESTS, range: None }
+    let operation =
+        if method == Method::HEAD { Operation::ManifestHead } else { Operation::ManifestGet };
+    Ask { operation, method, repo, path, query: Vec::new(), accept: ACCEPT_MANIFESTS, range: None }
 }
 
 /// `Docker-Content-Digest`; one that cannot be read counts as not there.

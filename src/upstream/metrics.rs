@@ -95,6 +95,11 @@ pub(super) struct UpstreamMetrics {
 }
 
 impl UpstreamMetrics {
+    /// Whose they are.
+    pub(super) const fn upstream(&self) -> &UpstreamName {
+        &self.upstream
+    }
+
     pub(super) fn count<T>(&self, operation: Operation, outcome: &Result<T, Failure>) {
         let outcome = match outcome {
             Ok(_) => "ok",

@@ -6,6 +6,7 @@
 //! no longer than it may (`wire`). Everything reaches the network through [`transport`], where
 //! `guard` decides at the moment of dialling which addresses are allowed.
 
+mod asked;
 mod auth;
 mod blob;
 mod client;

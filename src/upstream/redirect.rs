@@ -92,6 +92,8 @@ pub(super) struct Landed {
     pub(super) url: Url,
     /// Whether it came from another host than the endpoint's: its challenges are not for us.
     pub(super) foreign: bool,
+    /// How many redirects led there.
+    pub(super) redirects: usize,
 }
 
 /// Sends a GET or HEAD to `url` and follows where it leads. `origin` is the endpoint's URL and
@@ -117,7 +119,9 @@ pub(super) async fn follow(
         let reach = if at_origin { Reach::Endpoint } else { Reach::Guarded { endpoint } };
         let response = wire.send(request.clone(), reach, hops).await?;
         match decide(&here, &request.method, response.status, &response.headers, followed)? {
-            Decision::Final => return Ok(Landed { response, url: here, foreign }),
+            Decision::Final => {
+                return Ok(Landed { response, url: here, foreign, redirects: followed });
+            }
             Decision::Follow(next) => {
                 discard(response).await;
                 request.url = SafeUrl::new(next);

@@ -20,6 +20,7 @@ use crate::clock::Timestamp;
 use crate::secret::{SafeUrl, Secret};
 use crate::single_flight::SingleFlight;
 
+use super::asked::Asked;
 use super::endpoint::Endpoint;
 use super::error::{Failure, Misbehaved};
 use super::guard::host_listed;
@@ -219,8 +220,16 @@ impl Shared {
     }
 
     async fn send(&self, request: Request, reach: Reach) -> Result<Response, Failure> {
+        let host = request.url.expose().host_str().unwrap_or_default().to_owned();
+        let upstream = self.wire.metrics.upstream();
+        let asked = Asked::begin(Operation::Token, upstream, &host, &request.method, 0);
         // A token is asked for on everybody's behalf, so after nobody's hops.
-        self.wire.send(request, reach, &Hops::default()).await
+        let response = self.wire.send(request, reach, &Hops::default()).await;
+        match &response {
+            Ok(response) => asked.answered(response.status),
+            Err(failure) => asked.failed(failure),
+        }
+        response
     }
 
     fn read(&self, answer: &[u8], asked_at: Timestamp) -> Option<Token> {

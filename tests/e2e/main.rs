@@ -14,6 +14,7 @@ mod containerd;
 mod curl;
 mod dockerd;
 mod podman;
+mod recipes;
 mod registry;
 mod skopeo;
 mod tls;

@@ -14,6 +14,7 @@ mod naming;
 mod scrub;
 mod space;
 mod surface;
+mod traces;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "in a test, a panic is the report")]
 
+mod limits;
 mod rules;
 mod source;
 
@@ -28,6 +29,7 @@ const LAYERS: &[&[&str]] = &[
 /// Modules that may import a sibling: which, whom, why.
 const SIBLINGS: &[(&str, &str, &str)] = &[
     ("scope", "oci", "a scope is made of a repository name"),
+    ("background", "telemetry", "a task is done for the request that started it"),
     ("single_flight", "background", "the shared work is a task of the process"),
     ("app", "config", "wires what was configured"),
     ("cli", "config", "prints and checks it"),
@@ -37,7 +39,11 @@ const SIBLINGS: &[(&str, &str, &str)] = &[
 
 /// Foreign crates and the only places that may name them: a file, or a folder with its `/`.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("reqwest", &["src/upstream/http_transport.rs"]),
+    ("reqwest", &["src/upstream/http_transport.rs", "src/telemetry/otlp.rs"]),
+    ("opentelemetry", &["src/telemetry/"]),
+    ("opentelemetry_sdk", &["src/telemetry/"]),
+    ("opentelemetry_otlp", &["src/telemetry/otlp.rs"]),
+    ("tracing_subscriber", &["src/telemetry.rs", "src/telemetry/"]),
     ("sqlx", &["src/store/meta/sqlite.rs", "src/store/meta/sqlite/"]),
     ("memmap2", &["src/store/blob/map.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
@@ -224,6 +230,12 @@ fn read(path: &str) -> String {
 fn the_metrics_are_documented() {
     let page = "docs/operations.md";
     none(rules::metrics(&rust(), page, &read(page)));
+}
+
+#[test]
+fn the_limits_are_documented_as_they_are() {
+    let wrong = limits::wrong(&rust(), &read("docs/limits.md"));
+    assert!(wrong.is_empty(), "docs/limits.md: {wrong:#?}");
 }
 
 #[test]

@@ -7,19 +7,21 @@ use toml::de::DeTable;
 
 use crate::config::example::EXAMPLE;
 use crate::config::sections::{
-    FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection, UpstreamSection,
+    FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection,
+    TelemetrySection, UpstreamSection,
 };
 use crate::config::source::Origin;
 
 const REFERENCE: &str = include_str!("../../../docs/configuration.md");
 
-const KEYS: [(&str, &[&str]); 6] = [
+const KEYS: [(&str, &[&str]); 7] = [
     ("server", ServerSection::KEYS),
     ("storage", StorageSection::KEYS),
     ("upstream", UpstreamSection::KEYS),
     ("hosted", HostedSection::KEYS),
     ("fill", FillSection::KEYS),
     ("log", LogSection::KEYS),
+    ("telemetry", TelemetrySection::KEYS),
 ];
 
 /// What a row of the reference says of a key.
@@ -109,6 +111,7 @@ fn every_example_is_accepted() {
             "upstream" => UpstreamSection::default().set(key, value, &origin),
             "hosted" => HostedSection::default().set(key, value, &origin),
             "fill" => FillSection::default().set(key, value, &origin),
+            "telemetry" => TelemetrySection::default().set(key, value, &origin),
             _ => LogSection::default().set(key, value, &origin),
         };
         assert!(matches!(set, Some(Ok(()))), "{example}: {set:?}");

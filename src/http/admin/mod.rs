@@ -119,6 +119,7 @@ impl Service for Admin {
             }
             "/metrics" if is_read => {
                 access.kind = "probe";
+                self.metrics.ready(self.probes.ready().await.status().is_success());
                 self.metrics()
             }
             "/livez" | "/readyz" | "/metrics" => {

@@ -31,6 +31,7 @@ use crate::oci::{Digest, RepoName, format_warning};
 use crate::pull::naming::{Naming, Place};
 use crate::pull::{Outcome, Puller};
 use crate::scope::Scope;
+use crate::telemetry::{RequestId, Span};
 use crate::upstream::LoopId;
 
 static DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -87,7 +88,8 @@ struct Answer {
 impl Service for Registry {
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
         let (head, _body) = request.into_parts();
-        let request_id = request_id();
+        let id = request_id();
+        let request_id = id.to_string();
         let mut access = Box::new(Access::begin(
             self.metrics.clone(),
             request_id.clone(),
@@ -95,7 +97,11 @@ impl Service for Registry {
             head.uri.path().chars().take(LOGGED_PATH_CHARS_MAX).collect(),
             peer.ip(),
         ));
-        let answered = self.dispatch(&head, &request_id, peer, &mut access).await;
+        if !route::is_probe(head.uri.path()) {
+            access.span = Span::request(id, &head.headers);
+        }
+        let cause = access.span.cause(Some(id));
+        let answered = cause.within(self.dispatch(&head, &request_id, peer, &mut access)).await;
         let mut response = match answered {
             Ok(answer) => {
                 if let Some(outcome) = answer.outcome {
@@ -132,7 +138,7 @@ impl Registry {
         access.scheme = connection.scheme();
         let hops = self.id.check(&head.headers).map_err(|_| ApiError::loop_detected())?;
         let route = route::parse(head.uri.path())?;
-        access.kind = route.kind();
+        (access.kind, access.route) = (route.kind(), route.template());
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         let query = Query::parse(head.uri.query());
         let (name, object) = match route {
@@ -324,8 +330,8 @@ fn set_cache_control(response: &mut Response<Body>, value: HeaderValue) {
 
 /// A fresh id of 64 bits that nobody can guess from others: a keyed hash of a counter, because a
 /// system call for each request shows.
-fn request_id() -> String {
+fn request_id() -> RequestId {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{:016x}", KEY.hash_one(NEXT.fetch_add(1, Ordering::Relaxed)))
+    RequestId::new(KEY.hash_one(NEXT.fetch_add(1, Ordering::Relaxed)))
 }

@@ -7,6 +7,7 @@
 //! * [`images`]: images made on the spot, without the internet.
 //! * [`http`]: a small blocking HTTP/1.1 client that shows what really came over the wire.
 //! * [`tls`]: certificates made on the spot, and clients that use them.
+//! * [`collector`]: takes traces and shows them.
 //! * [`random`]: content that is the same each time and need not be held in memory.
 //!
 //! Everything binds 127.0.0.1 at a port that the kernel picks, keeps its files in temporary
@@ -20,6 +21,7 @@
 )]
 #![allow(clippy::print_stderr, reason = "skips and logs of failed tests go to the test's output")]
 
+pub mod collector;
 pub mod http;
 pub mod images;
 pub mod port;
