@@ -13,12 +13,14 @@ use crate::background::{Tasks, Workers};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::hooks::{AllowAll, Hooks};
+use crate::http::admin::api::config::ConfigInForce;
 use crate::http::admin::api::origin::Origins;
 use crate::http::admin::api::status::Process;
 use crate::http::admin::api::token::{AdminToken, TokenError};
 use crate::http::admin::api::{Api, ApiParts};
 use crate::http::admin::{Admin, Probes};
 use crate::http::metrics::HttpMetrics;
+use crate::http::recent::Recent;
 use crate::http::server::Server;
 use crate::http::v2::Registry;
 use crate::net::OwnAddresses;
@@ -29,6 +31,7 @@ use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
 use crate::store::{BlobStore, Hot, HotOptions, MetaStore, StoreError};
+use crate::telemetry::filter::LogFilter;
 use crate::telemetry::{self, TelemetryError};
 use crate::upstream::{
     HttpTransport, LoopId, StaticCredentials, TransportSetupError, Upstream, UpstreamParts,
@@ -93,19 +96,19 @@ pub enum AppError {
 pub fn serve(config: Config) -> Result<(), AppError> {
     let filter = std::env::var(telemetry::FILTER_VARIABLE).ok();
     let json = config.log.format == LogFormat::Json;
-    telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
+    let log = telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Each fill has one of these threads, and reading the disk must never wait for upstream.
         .max_blocking_threads(DISK_THREADS_MAX + config.fill.concurrent_max)
         .build()
         .map_err(AppError::Runtime)?;
-    let result = runtime.block_on(run(config));
+    let result = runtime.block_on(run(config, log));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     result
 }
 
-async fn run(config: Config) -> Result<(), AppError> {
+async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
@@ -140,14 +143,17 @@ async fn run(config: Config) -> Result<(), AppError> {
         metrics: PullMetrics::new(&registry)?,
     });
 
+    let naming = Arc::new(Naming::new(config.naming.clone()));
+    let recent = Recent::new(clock.clone());
     let metrics = HttpMetrics::new(&registry)?;
     let probes = Probes::new(blobs, meta, tasks.stopping());
     let api = Arc::new(Registry {
-        puller,
-        naming: Arc::new(Naming::new(config.naming.clone())),
+        puller: puller.clone(),
+        naming: Arc::clone(&naming),
         hooks,
         metrics: metrics.clone(),
         probes: probes.clone(),
+        recent: recent.clone(),
         id,
     });
     let process = Process {
@@ -161,6 +167,14 @@ async fn run(config: Config) -> Result<(), AppError> {
         process,
         probes: probes.clone(),
         workers: workers.clone(),
+        puller,
+        naming,
+        recent,
+        config: ConfigInForce {
+            settings: config.in_force.clone(),
+            notices: config.notices.clone(),
+        },
+        log,
     };
     let operator = operator_api(&config, operator)?;
     let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone(), api: operator });
