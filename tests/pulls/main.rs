@@ -9,6 +9,7 @@ mod fill;
 mod limits;
 mod manifests;
 mod naming;
+mod operator;
 mod surface;
 
 use std::time::Duration;
