@@ -23,6 +23,7 @@ use crate::http::metrics::HttpMetrics;
 use crate::http::recent::Recent;
 use crate::http::server::Server;
 use crate::http::v2::Registry;
+use crate::keep::{self, Keeper};
 use crate::net::OwnAddresses;
 use crate::pull::metrics::PullMetrics;
 use crate::pull::naming::Naming;
@@ -30,7 +31,7 @@ use crate::pull::{Parts, Puller, Site};
 use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
-use crate::store::{BlobStore, Hot, HotOptions, MetaStore, StoreError};
+use crate::store::{Hot, HotOptions, MetaStore, StoreError};
 use crate::telemetry::filter::LogFilter;
 use crate::telemetry::{self, TelemetryError};
 use crate::upstream::{
@@ -118,9 +119,30 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
     let workers = Workers::new(tasks.clone(), clock.clone());
     let hooks: Arc<dyn Hooks> = Arc::new(AllowAll);
 
-    let blobs: Arc<dyn BlobStore> =
-        Arc::new(FsBlobs::open(&config.storage.path, FsOptions::default()).await?);
-    let meta: Arc<dyn MetaStore> = Arc::new(SqliteMeta::open(&config.storage.path).await?);
+    let hot = Hot::new(HotOptions::default());
+    let options = FsOptions {
+        max_bytes: config.storage.max_size,
+        min_free_bytes: config.storage.min_free,
+        ..FsOptions::default()
+    };
+    let files = FsBlobs::open(&config.storage.path, options).await?;
+    let records = Arc::new(SqliteMeta::open(&config.storage.path).await?);
+    let meta: Arc<dyn MetaStore> = Arc::clone(&records) as Arc<dyn MetaStore>;
+    let keeper = Keeper::start(
+        keep::Parts {
+            blobs: Arc::new(files),
+            keeping: records,
+            meta: Arc::clone(&meta),
+            hot: hot.clone(),
+            limits: config.limits.clone(),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            workers: workers.clone(),
+        },
+        &registry,
+    )
+    .await?;
+    let blobs = keeper.shelf();
 
     let listener = bind("server.listen", config.server.listen).await?;
     let admin_listener = bind("server.admin_listen", config.server.admin_listen).await?;
@@ -135,8 +157,9 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
         sites,
         blobs: Arc::clone(&blobs),
         meta: Arc::clone(&meta),
-        hot: Hot::new(HotOptions::default()),
+        hot,
         hooks: Arc::clone(&hooks),
+        notes: keeper.notes(),
         fill: config.fill.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),

@@ -152,6 +152,8 @@ section! {
     connect_timeout: Timeout,
     header_timeout: Timeout,
     silence_timeout: Timeout,
+    max_size: Size<1, { i64::MAX as u64 }>,
+    max_age: Timeout,
 }
 
 section! {
@@ -162,8 +164,9 @@ section! {
 
 section! {
     /// `[fill]`
-    FillSection, "[fill]", later: ["connections", "parallel_above", "private_max"],
+    FillSection, "[fill]", later: ["connections", "parallel_above"],
     concurrent_max: Count<1, 4096>,
+    private_max: Count<0, 4096>,
     blob_size_max: Size<1, { i64::MAX as u64 }>,
     serve_unverified_ranges: bool,
     condemned_for: Period,
