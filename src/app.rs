@@ -190,6 +190,7 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
         process,
         probes: probes.clone(),
         workers: workers.clone(),
+        keeper,
         puller,
         naming,
         recent,

@@ -47,6 +47,22 @@ pub(super) enum Command {
     /// its end; the next pull fetches anew.
     #[command(after_help = AFTER_CLIENT)]
     Purge(ImageArgs),
+    /// Remove what the limits of upstreams forbid, and what no repository is known to have
+    ///
+    /// Nobody needs it: room is made by itself when it is wanted.
+    #[command(after_help = AFTER_CLIENT)]
+    Gc(AskArgs),
+    /// Keep an image, whatever else has to go; it need not be stored yet
+    ///
+    /// A pinned tag keeps whatever it means at the time.
+    #[command(after_help = AFTER_CLIENT)]
+    Pin(ImageArgs),
+    /// Let a pinned image go when room is needed
+    #[command(after_help = AFTER_CLIENT)]
+    Unpin(ImageArgs),
+    /// List the pinned images
+    #[command(after_help = AFTER_CLIENT)]
+    Pins(AskArgs),
     /// Show what is logged, or change it until the server ends
     #[command(after_help = AFTER_CLIENT)]
     LogLevel(LogLevelArgs),
@@ -125,7 +141,16 @@ pub(super) struct ImagesArgs {
     pub(super) target: Target,
 }
 
-/// `refresh` and `purge`.
+/// `gc` and `pins`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct AskArgs {
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `refresh`, `purge`, `pin` and `unpin`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ImageArgs {
     /// The image as a client would write it
@@ -202,6 +227,7 @@ Asking a running one:
   pierhead images                                     what is in the cache
   pierhead refresh debian:12                          see a moved tag at once
   pierhead purge ghcr.io/OWNER/IMAGE                  forget a repository
+  pierhead pin debian:12                              keep it, whatever else has to go
   pierhead log-level info,pierhead::upstream=debug    until it ends
 
 Exit status:
@@ -244,6 +270,10 @@ mod tests {
             "pierhead images --after a/b:c --limit 7",
             "pierhead refresh debian",
             "pierhead purge debian@sha256:x",
+            "pierhead gc",
+            "pierhead pin debian",
+            "pierhead unpin debian",
+            "pierhead pins --output json",
             "pierhead log-level",
             "pierhead log-level debug",
             "pierhead log-level --reset",

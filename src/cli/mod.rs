@@ -14,6 +14,7 @@ mod log_level;
 mod output;
 mod serve;
 mod status;
+mod storage;
 
 use std::ffi::OsString;
 use std::io;
@@ -71,6 +72,10 @@ pub fn main(
         Command::Images(args) => asked!(args, images::images),
         Command::Refresh(args) => asked!(args, change::refresh),
         Command::Purge(args) => asked!(args, change::purge),
+        Command::Gc(args) => asked!(args, storage::collect),
+        Command::Pin(args) => asked!(args, storage::pin),
+        Command::Unpin(args) => asked!(args, storage::unpin),
+        Command::Pins(args) => asked!(args, storage::pins),
         Command::LogLevel(args) => asked!(args, log_level::log_level),
     };
     exit.into()

@@ -435,6 +435,41 @@ fn a_purge_removes_what_nothing_else_uses() {
 }
 
 #[test]
+fn images_are_pinned_and_room_is_shown() {
+    let upstream = FaultyUpstream::start_blocking();
+    let image = upstream.add_image("library/a", "v1", vec![vec![1_u8; 100_000]]);
+    let pierhead = Pierhead::start(
+        PIERHEAD,
+        &format!(
+            "[storage]\nmax_size = \"64MiB\"\n[upstream.\"docker.io\"]\nendpoints = [\"{}\"]\n",
+            upstream.url()
+        ),
+    );
+    pull(&pierhead, "library/a", &image);
+    wait_until_stored(&pierhead, 2.0);
+    let usage = get(&pierhead, "storage")["usage"].clone();
+    assert_eq!((&usage["max_bytes"], &usage["blobs"]), (&(64 << 20).into(), &3.into()), "{usage}");
+    assert!(usage["stored_bytes"].as_u64().unwrap() >= 100_000);
+    let text = run(&pierhead, &["status"]).ok().stdout;
+    assert!(text.contains("of 64.0 MiB used"), "{text}");
+    let (code, pinned) = json(&pierhead, &["pin", "a:v1"]);
+    assert_eq!((code, &pinned["changed"]), (Some(0), &true.into()), "{pinned}");
+    assert_eq!(json(&pierhead, &["pin", "a:v1"]).1["changed"], false);
+    let pins = run(&pierhead, &["pins"]).ok();
+    assert_eq!(pins.text(), "docker.io/library/a:v1");
+    let text = run(&pierhead, &["unpin", "a:v1"]).ok().stdout;
+    assert!(text.contains("may go"), "{text}");
+    assert_eq!(json(&pierhead, &["pins"]).1["pins"], serde_json::json!([]));
+    let output = run(&pierhead, &["pin", "unknown.example/a"]);
+    assert_eq!(exit(&output), 1, "{output}");
+    // Everything has a link, so there is nothing to collect.
+    let (code, collected) = json(&pierhead, &["gc"]);
+    assert_eq!((code, &collected["blobs"]), (Some(0), &0.into()));
+    let (_, list) = json(&pierhead, &["images"]);
+    assert!(list["images"][0]["last_used"].is_string(), "{list}");
+}
+
+#[test]
 fn the_log_level_changes_while_it_runs() {
     let upstream = FaultyUpstream::start_blocking();
     let pierhead = pierhead(&upstream, "");

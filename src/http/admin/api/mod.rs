@@ -12,6 +12,7 @@
 //! | [`images`] | what is in the cache |
 //! | [`explain`] | what the next pull would be, and why |
 //! | [`change`] | purge and refresh |
+//! | [`storage`] | how full it is, making room, pins |
 //! | [`config`], [`log_level`] | the configuration in force, and what is logged |
 //!
 //! To add an endpoint: write a handler with `#[utoipa::path]` in the file of its subject, name it
@@ -29,6 +30,7 @@ pub mod name;
 pub mod origin;
 pub mod recent;
 pub mod status;
+pub mod storage;
 mod time;
 pub mod token;
 pub mod upstreams;
@@ -57,6 +59,7 @@ use crate::background::Workers;
 use crate::clock::Clock;
 use crate::http::body::Body;
 use crate::http::recent::Recent;
+use crate::keep::Keeper;
 use crate::pull::Puller;
 use crate::pull::naming::Naming;
 use crate::telemetry::filter::LogFilter;
@@ -80,6 +83,8 @@ pub struct ApiParts {
     pub workers: Workers,
     /// The engine.
     pub puller: Puller,
+    /// What is stored, and what stays.
+    pub keeper: Keeper,
     /// Where names lead.
     pub naming: Arc<Naming>,
     /// What went wrong lately.
@@ -160,6 +165,9 @@ fn routes() -> OpenApiRouter<Arc<ApiParts>> {
         .routes(routes!(fills::list_fills))
         .routes(routes!(workers::list_workers))
         .routes(routes!(recent::list_recent))
+        .routes(routes!(storage::get_storage))
+        .routes(routes!(storage::collect))
+        .routes(routes!(storage::list_pins, storage::pin, storage::unpin))
         .routes(routes!(images::list_images))
         .routes(routes!(images::get_image))
         .routes(routes!(explain::get_explanation))
