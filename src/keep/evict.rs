@@ -80,13 +80,13 @@ impl Evictor {
         let slack = (room.max / SLACK_SHARE).min(SLACK_MAX_BYTES);
         let mut freed = Collected::default();
         for unit in std::mem::take(&mut order.units) {
-            let enough = if unit.is_active { lacking } else { lacking.saturating_add(slack) };
-            if unit.is_pinned || freed.bytes >= enough {
+            let goal = lacking.saturating_add(slack);
+            if unit.is_pinned || freed.bytes >= goal {
                 break;
             }
             let doomed = order.take(&unit, &known);
             // What is being pulled loses only as much as has to be.
-            let most = unit.is_active.then(|| lacking - freed.bytes);
+            let most = unit.is_active.then(|| goal - freed.bytes);
             freed += self.evict(&unit, doomed, most, Reason::Room).await?;
         }
         let room = self.shared.blobs.room().await?;

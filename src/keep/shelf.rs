@@ -13,7 +13,7 @@ use crate::store::blob::reserve_step;
 use crate::store::{Blob, BlobStore, Evicted, ReadAt, RoomUse, Spool, StoreError, StoreErrorKind};
 
 /// How often room is made for one spool: what was made may be taken by another one at once.
-const ATTEMPTS_MAX: usize = 4;
+const ATTEMPTS_MAX: usize = 8;
 
 /// A [`BlobStore`] that evicts.
 #[derive(Clone, Debug)]

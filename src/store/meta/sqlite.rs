@@ -55,10 +55,10 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How large the write-ahead log's file may stay, in bytes.
-const LOG_BYTES_MAX: &str = "1048576";
+const LOG_BYTES_MAX: &str = "409600";
 
 /// At how many pages (of 4 KiB) the log is folded into the database.
-const LOG_PAGES: &str = "256";
+const LOG_PAGES: &str = "100";
 
 /// Takes the write lock at once: a transaction that reads first and then wants to write could be
 /// refused halfway.

@@ -22,8 +22,8 @@ const FALLBACK_BLOCK_BYTES: u64 = 4096;
 
 /// One in so many bytes of the cap stays unused, for what grows between two looks: the database's
 /// log, directories, the file system's own blocks of large files.
-const HEADROOM_SHARE: u64 = 64;
-const HEADROOM_MIN_BYTES: u64 = 64 << 10;
+const HEADROOM_SHARE: u64 = 32;
+const HEADROOM_MIN_BYTES: u64 = 512 << 10;
 const HEADROOM_MAX_BYTES: u64 = 32 << 20;
 
 /// The allocated bytes of a file.
