@@ -13,8 +13,14 @@ use crate::background::{Tasks, Workers};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::hooks::{AllowAll, Hooks};
+use crate::http::admin::api::config::ConfigInForce;
+use crate::http::admin::api::origin::Origins;
+use crate::http::admin::api::status::Process;
+use crate::http::admin::api::token::{AdminToken, TokenError};
+use crate::http::admin::api::{Api, ApiParts};
 use crate::http::admin::{Admin, Probes};
 use crate::http::metrics::HttpMetrics;
+use crate::http::recent::Recent;
 use crate::http::server::Server;
 use crate::http::tls::{self, Tls, TlsError};
 use crate::http::v2::Registry;
@@ -29,6 +35,7 @@ use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
 use crate::store::note::Note;
 use crate::store::{Hot, HotOptions, MetaStore, StoreError};
+use crate::telemetry::filter::LogFilter;
 use crate::telemetry::otlp::Traces;
 use crate::telemetry::{self, TelemetryError};
 use crate::upstream::{
@@ -53,6 +60,9 @@ pub enum AppError {
     /// The storage could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The operator's token could not be read or made.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// An address could not be bound.
     #[error("cannot listen on {address} ({key}): {source}")]
     Listen {
@@ -94,7 +104,7 @@ pub enum AppError {
 pub fn serve(config: Config) -> Result<(), AppError> {
     let filter = std::env::var(telemetry::FILTER_VARIABLE).ok();
     let json = config.log.format == LogFormat::Json;
-    telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
+    let log = telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
     let traces = config.traces.as_ref().map(Traces::start).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -102,14 +112,14 @@ pub fn serve(config: Config) -> Result<(), AppError> {
         .max_blocking_threads(DISK_THREADS_MAX + config.fill.concurrent_max)
         .build()
         .map_err(AppError::Runtime)?;
-    let result = runtime.block_on(run(config, traces.as_ref()));
+    let result = runtime.block_on(run(config, log, traces.as_ref()));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     // Sends the last spans, now that nothing can end another.
     drop(traces);
     result
 }
 
-async fn run(config: Config, traces: Option<&Traces>) -> Result<(), AppError> {
+async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<(), AppError> {
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
@@ -156,7 +166,6 @@ async fn run(config: Config, traces: Option<&Traces>) -> Result<(), AppError> {
     own.set(vec![address, admin_address]);
 
     let id = instance_id()?;
-    let hot = Hot::new(HotOptions::default());
     let sites = sites(&config, &registry, &tasks, &clock, &own, &id)?;
     let puller = Puller::new(Parts {
         sites,
@@ -165,7 +174,7 @@ async fn run(config: Config, traces: Option<&Traces>) -> Result<(), AppError> {
         hot: hot.clone(),
         hooks: Arc::clone(&hooks),
         uses: keeper.uses(),
-        fill: config.fill,
+        fill: config.fill.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: PullMetrics::new(&registry)?,
@@ -179,16 +188,41 @@ async fn run(config: Config, traces: Option<&Traces>) -> Result<(), AppError> {
         note: Note::new(&config.storage.path, "scrub.json"),
         metrics: ScrubMetrics::new(&registry)?,
     });
+    let naming = Arc::new(Naming::new(config.naming.clone()));
+    let recent = Recent::new(clock.clone());
     let metrics = HttpMetrics::new(&registry)?;
     let probes = Probes::new(blobs, meta, tasks.stopping());
     let api = Arc::new(Registry {
-        puller,
-        naming: Arc::new(Naming::new(config.naming)),
+        puller: puller.clone(),
+        naming: Arc::clone(&naming),
         hooks,
         metrics: metrics.clone(),
         probes: probes.clone(),
+        recent: recent.clone(),
         id,
     });
+    let process = Process {
+        started_at: clock.now(),
+        registry: address,
+        admin: admin_address,
+        storage: config.storage.path.clone(),
+    };
+    let operator = ApiParts {
+        clock: clock.clone(),
+        process,
+        probes: probes.clone(),
+        workers: workers.clone(),
+        keeper,
+        puller,
+        naming,
+        recent,
+        config: ConfigInForce {
+            settings: config.in_force.clone(),
+            notices: config.notices.clone(),
+        },
+        log,
+    };
+    let operator = operator_api(&config, operator)?;
     let tls = match &config.server.tls {
         Some(settings) => Some(Tls::open(settings, &clock, &registry)?.start(&workers)),
         None => None,
@@ -196,7 +230,7 @@ async fn run(config: Config, traces: Option<&Traces>) -> Result<(), AppError> {
     let admin_tls = tls.clone().filter(|_| config.server.admin_has_tls());
     let schemes =
         [tls.is_some(), admin_tls.is_some()].map(|tls| if tls { "https" } else { "http" });
-    let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone() });
+    let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone(), api: operator });
     let server = Server::new("registry", &config.server, tls, tasks.clone(), metrics.clone());
     let admin_server = Server::new("admin", &config.server, admin_tls, tasks.clone(), metrics);
     tasks.spawn("listener", server.run(listener, api));
@@ -210,6 +244,13 @@ async fn run(config: Config, traces: Option<&Traces>) -> Result<(), AppError> {
     drain(&tasks, config.server.drain_timeout).await;
     workers.stopped().await;
     Ok(())
+}
+
+/// The operator's API, for whoever can read the token in the storage.
+fn operator_api(config: &Config, parts: ApiParts) -> Result<Api, AppError> {
+    let token = AdminToken::open(&config.storage.path)?;
+    let origins = Origins::new(parts.process.admin, config.public_url.clone());
+    Ok(Api::new(parts, token, origins))
 }
 
 fn sites(

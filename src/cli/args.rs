@@ -1,8 +1,11 @@
 //! What can stand on the command line, and the help that teaches it.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+
+use super::output::Format;
 
 /// A pull-through cache for container images: one registry between your clients and the others.
 #[derive(Debug, Parser)]
@@ -26,6 +29,150 @@ pub(super) enum Command {
     /// Check a configuration, or see every key
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Show what a running Pierhead is doing; exit status 1 if it is not ready
+    #[command(after_help = AFTER_CLIENT)]
+    Status(StatusArgs),
+    /// Tell what the next pull of an image would be, and why; exit status 1 if it would get nothing
+    #[command(after_help = AFTER_CLIENT)]
+    Explain(ExplainArgs),
+    /// List what was pulled through, or show what is here of one image
+    #[command(after_help = AFTER_CLIENT)]
+    Images(ImagesArgs),
+    /// Ask upstream what a tag means, however fresh the last answer is
+    #[command(after_help = AFTER_CLIENT)]
+    Refresh(ImageArgs),
+    /// Forget a tag, a digest or a whole repository, and remove what nothing else uses
+    ///
+    /// Without a tag or digest the whole repository is meant. What clients are reading they read to
+    /// its end; the next pull fetches anew.
+    #[command(after_help = AFTER_CLIENT)]
+    Purge(ImageArgs),
+    /// Remove what the limits of upstreams forbid, and what no repository is known to have
+    ///
+    /// Nobody needs it: room is made by itself when it is wanted.
+    #[command(after_help = AFTER_CLIENT)]
+    Gc(AskArgs),
+    /// Keep an image, whatever else has to go; it need not be stored yet
+    ///
+    /// A pinned tag keeps whatever it means at the time.
+    #[command(after_help = AFTER_CLIENT)]
+    Pin(ImageArgs),
+    /// Let a pinned image go when room is needed
+    #[command(after_help = AFTER_CLIENT)]
+    Unpin(ImageArgs),
+    /// List the pinned images
+    #[command(after_help = AFTER_CLIENT)]
+    Pins(AskArgs),
+    /// Show what is logged, or change it until the server ends
+    #[command(after_help = AFTER_CLIENT)]
+    LogLevel(LogLevelArgs),
+}
+
+/// In which form a command answers.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Output {
+    /// In which form to answer
+    #[arg(id = "output", long = "output", value_name = "FORMAT", value_enum, default_value_t)]
+    pub(super) format: Format,
+}
+
+/// Which running Pierhead a command is about.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Which Pierhead")]
+pub(super) struct Target {
+    /// Its configuration, which says where it listens and where its token is; PIERHEAD_CONFIG
+    /// names one too
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Where its operator's side is, over the configuration; PIERHEAD_URL names one too
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// The file that holds its token, over the configuration; PIERHEAD_TOKEN_FILE names one too
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Certificate authorities to trust beside the system's, in PEM form, for an https URL
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// `status`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// Show it again every few seconds until interrupted; in JSON, one object a line
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    pub(super) watch: Option<NonZeroU32>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `explain`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// The image as a client would write it; `latest` is meant where it has no tag
+    pub(super) image: String,
+    /// What containerd would send as `?ns=`
+    #[arg(long, value_name = "REGISTRY")]
+    pub(super) ns: Option<String>,
+    /// Ask upstream too, by one HEAD
+    #[arg(long)]
+    pub(super) probe: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `images`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ImagesArgs {
+    /// Show what is here of this image
+    pub(super) image: Option<String>,
+    /// Begin after this image: the last one of the page before
+    #[arg(long, value_name = "IMAGE", conflicts_with = "image")]
+    pub(super) after: Option<String>,
+    /// List this many at most, up to 1000
+    #[arg(long, value_name = "NUMBER", conflicts_with = "image")]
+    pub(super) limit: Option<NonZeroU32>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `gc` and `pins`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct AskArgs {
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `refresh`, `purge`, `pin` and `unpin`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ImageArgs {
+    /// The image as a client would write it
+    pub(super) image: String,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `log-level`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct LogLevelArgs {
+    /// A level, or levels of targets: `debug`, `info,pierhead::upstream=debug`
+    pub(super) filter: Option<String>,
+    /// Go back to what the configuration says
+    #[arg(long, conflicts_with = "filter")]
+    pub(super) reset: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
 }
 
 /// The commands about configuration.
@@ -38,6 +185,8 @@ pub(super) enum ConfigCommand {
     Check {
         /// The file; without it the one that PIERHEAD_CONFIG names, else zero configuration
         file: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Print a commented example of every key, with the defaults
     Example,
@@ -46,6 +195,12 @@ pub(super) enum ConfigCommand {
 const AFTER_SERVE: &str = "\
 Ready means: `listening on http://ADDR` was printed and /readyz answers 200.
 Exit status: 0 after a drain, 1 if serving failed, 2 if the configuration is not right.";
+
+const AFTER_CLIENT: &str = "\
+The server is found by --url, else PIERHEAD_URL, else server.admin_listen of the configuration; its
+token by --token-file, else PIERHEAD_TOKEN_FILE, else storage.path of the configuration.
+Exit status: 0 yes or done, 1 no or failed, 2 the command line or the configuration is not right,
+3 the server could not be reached or refused us.";
 
 const AFTER_HELP: &str = "\
 Zero configuration:
@@ -65,8 +220,26 @@ With a configuration:
   pierhead serve --config pierhead.toml
   PIERHEAD_STORAGE__PATH=/var/lib/pierhead PIERHEAD_UPSTREAM__DOCKER_IO__TAG_TTL=5m pierhead serve
 
+Asking a running one:
+  pierhead status                                     what it is doing
+  pierhead status --watch                             the same, again and again
+  pierhead explain debian:12                          why a pull of it would be slow, stale or denied
+  pierhead images                                     what is in the cache
+  pierhead refresh debian:12                          see a moved tag at once
+  pierhead purge ghcr.io/OWNER/IMAGE                  forget a repository
+  pierhead pin debian:12                              keep it, whatever else has to go
+  pierhead log-level info,pierhead::upstream=debug    until it ends
+
+Exit status:
+  0  yes, or done
+  1  no, or failed
+  2  the command line or the configuration is not right
+  3  the server could not be reached, or it refused us
+
 Environment:
   PIERHEAD_CONFIG           the configuration file, where --config is not given
+  PIERHEAD_URL              the operator's side of the server to ask, where --url is not given
+  PIERHEAD_TOKEN_FILE       the file with its token, where --token-file is not given
   PIERHEAD_SECTION__KEY     one key's value, over that of the file";
 
 #[cfg(test)]
@@ -88,10 +261,33 @@ mod tests {
             "pierhead config check",
             "pierhead config check f",
             "pierhead config example",
+            "pierhead config check f --output json",
+            "pierhead status",
+            "pierhead status --watch",
+            "pierhead explain debian:12 --probe --ns docker.io",
+            "pierhead images",
+            "pierhead images debian --output json",
+            "pierhead images --after a/b:c --limit 7",
+            "pierhead refresh debian",
+            "pierhead purge debian@sha256:x",
+            "pierhead gc",
+            "pierhead pin debian",
+            "pierhead unpin debian",
+            "pierhead pins --output json",
+            "pierhead log-level",
+            "pierhead log-level debug",
+            "pierhead log-level --reset",
+            "pierhead status --watch 5 --output json --url http://a --token-file t --ca-file c",
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
-        for line in ["pierhead", "pierhead serve f", "pierhead config", "pierhead sreve"] {
+        for line in [
+            "pierhead",
+            "pierhead serve f",
+            "pierhead config",
+            "pierhead sreve",
+            "pierhead status --watch 0",
+        ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -11,6 +11,7 @@ mod encryption;
 mod env;
 mod error;
 pub mod example;
+mod in_force;
 mod resolve;
 mod safety;
 mod secrets;
@@ -36,6 +37,7 @@ pub use self::secrets::{ReadFile, read_from_disk};
 use self::error::Problems;
 use self::sections::Raw;
 use self::source::{Document, Origin};
+use crate::http::admin::api::config::Setting;
 use crate::http::settings::ServerSettings;
 use crate::keep::scrub::ScrubSettings;
 use crate::keep::settings::UpstreamLimits;
@@ -70,6 +72,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// What the operator should know although it is allowed; to be logged at the start.
     pub notices: Vec<String>,
+    /// Every key with the value that counts and where it came from: for operators to read.
+    pub in_force: Vec<Setting>,
 }
 
 /// Where content is kept.

@@ -8,6 +8,7 @@ use url::Url;
 use super::builtin::{self, BUILT_IN, BuiltIn};
 use super::encryption;
 use super::error::Problems;
+use super::in_force;
 use super::safety;
 use super::secrets::{ReadFile, check_certificates, read_secret};
 use super::sections::{
@@ -43,6 +44,14 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
     let public_url = raw.server.public_url.as_ref().and_then(|at| at.value.0.clone());
     let default_upstream = default_upstream(&raw, problems);
     let upstreams = enabled(raw.upstream);
+    let sections = [
+        in_force::part("server", &raw.server),
+        in_force::part("storage", &raw.storage),
+        in_force::part("hosted", &raw.hosted),
+        in_force::part("fill", &raw.fill),
+        in_force::part("log", &raw.log),
+    ];
+    let in_force = in_force::settings(&sections, &upstreams, default_upstream.as_ref(), problems);
 
     let mut server = server(&raw.server);
     let storage = storage(raw.storage);
@@ -93,6 +102,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         traces,
         public_url,
         notices,
+        in_force,
     })
 }
 

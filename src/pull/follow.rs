@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::flight::{Content, FillError, Flight, Passing, Progress};
+use super::flight::{Content, FillError, Flight, Following, Passing, Progress};
 use super::private::PrivateReader;
 use super::ring::{Found, RingReader};
 use crate::store::{Blob, ReadAt};
@@ -154,6 +154,7 @@ pub struct Follower {
     trust: Trust,
     size: Option<u64>,
     lane: Lane,
+    _following: Following,
 }
 
 /// Which way a follower gets what is not stored.
@@ -173,6 +174,7 @@ impl Follower {
     /// Waits until the answer's head can be sent: upstream has answered, and where the blob is
     /// small or the flight strict, the content is verified. Cancel-safe.
     pub async fn ready(flight: &Flight) -> Result<Self, FillError> {
+        let following = flight.following();
         let mut progress = flight.watch();
         let trust = if flight.strict { Trust::Strict } else { Trust::HoldBack };
         let ready = |progress: &Progress| match progress {
@@ -201,7 +203,7 @@ impl Follower {
             };
             (size, lane)
         };
-        Ok(Self { progress, trust, size, lane })
+        Ok(Self { progress, trust, size, lane, _following: following })
     }
 
     /// Waits until upstream has answered: the blob's size in bytes, where it is known. Cancel-safe.

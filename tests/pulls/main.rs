@@ -11,6 +11,7 @@ mod fill;
 mod limits;
 mod manifests;
 mod naming;
+mod operator;
 mod scrub;
 mod space;
 mod surface;

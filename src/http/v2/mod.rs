@@ -24,6 +24,7 @@ use super::caller;
 use super::connection::Connection;
 use super::error::ApiError;
 use super::metrics::HttpMetrics;
+use super::recent::Recent;
 use super::route::{self, Query, Route};
 use super::server::Service;
 use crate::hooks::{Context, Hooks, Object, Observation, Target};
@@ -57,6 +58,8 @@ pub struct Registry {
     pub metrics: HttpMetrics,
     /// `/livez` and `/readyz` answer here too.
     pub probes: Probes,
+    /// Where trouble is remembered.
+    pub recent: Recent,
     /// Which process this is, to notice requests that come back to it.
     pub id: LoopId,
 }
@@ -100,6 +103,7 @@ impl Service for Registry {
         if !route::is_probe(head.uri.path()) {
             access.span = Span::request(id, &head.headers);
         }
+        access.recent = Some(self.recent.clone());
         let cause = access.span.cause(Some(id));
         let answered = cause.within(self.dispatch(&head, &request_id, peer, &mut access)).await;
         let mut response = match answered {

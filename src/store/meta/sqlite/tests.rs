@@ -101,7 +101,7 @@ async fn a_damaged_database_is_an_error_and_no_panic() {
 async fn a_newer_format_is_refused_and_left_alone() {
     let root = TempDir::new().unwrap();
     let first = store(&root).await;
-    sql(&first, "PRAGMA user_version = 2").await;
+    sql(&first, "PRAGMA user_version = 3").await;
     first.close().await;
     let before = fs::read(file(&root)).unwrap();
     let error = SqliteMeta::open(root.path()).await.unwrap_err();
