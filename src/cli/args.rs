@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::node_config::NodeConfigArgs;
+
 /// A pull-through cache for container images: one registry between your clients and the others.
 #[derive(Debug, Parser)]
 #[command(name = "pierhead", version, after_long_help = AFTER_HELP, after_help = "See --help for examples.")]
@@ -26,6 +28,11 @@ pub(super) enum Command {
     /// Check a configuration, or see every key
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the files that make a client pull through Pierhead
+    ///
+    /// The files go to the standard output, hints on where they belong to the standard error.
+    #[command(after_help = AFTER_NODE_CONFIG)]
+    NodeConfig(NodeConfigArgs),
 }
 
 /// The commands about configuration.
@@ -46,6 +53,14 @@ pub(super) enum ConfigCommand {
 const AFTER_SERVE: &str = "\
 Ready means: `listening on http://ADDR` was printed and /readyz answers 200.
 Exit status: 0 after a drain, 1 if serving failed, 2 if the configuration is not right.";
+
+const AFTER_NODE_CONFIG: &str = "\
+Examples:
+  pierhead node-config docker --url http://127.0.0.1:5000
+  pierhead node-config containerd --url https://mirror.example --ca-file ca.pem --write /
+  pierhead node-config podman --url http://10.0.0.5:5000 --upstream docker.io --upstream quay.io
+Exit status: 0 done, 1 a file could not be read or written, 2 the command line or the configuration
+is not right, or the client cannot do what was asked.";
 
 const AFTER_HELP: &str = "\
 Zero configuration:
@@ -88,10 +103,21 @@ mod tests {
             "pierhead config check",
             "pierhead config check f",
             "pierhead config example",
+            "pierhead node-config docker --url http://127.0.0.1:5000",
+            "pierhead node-config k3s --url https://m.example --every-registry --output json",
+            "pierhead node-config podman --url http://m:5000 --upstream a --upstream b:5000 --write d",
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
-        for line in ["pierhead", "pierhead serve f", "pierhead config", "pierhead sreve"] {
+        for line in [
+            "pierhead",
+            "pierhead serve f",
+            "pierhead config",
+            "pierhead sreve",
+            "pierhead node-config docker",
+            "pierhead node-config rkt --url http://m",
+            "pierhead node-config k3s --url http://m --force",
+        ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -1,6 +1,7 @@
-//! The commands: `pierhead serve`, `pierhead config check|example`.
+//! The commands: `pierhead serve`, `pierhead config check|example`, `pierhead node-config`.
 
 mod args;
+mod node_config;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -45,6 +46,13 @@ pub fn main(
             check(file, variables, &mut out, &mut err)
         }
         Command::Config(ConfigCommand::Example) => say(&mut out, config::example::EXAMPLE),
+        Command::NodeConfig(args) => match load(args.config.clone(), variables).1 {
+            Ok(config) => node_config::run(&args, &config, &mut out, &mut err),
+            Err(error) => {
+                say(&mut err, &format!("{error}\n"));
+                BAD_USAGE
+            }
+        },
     };
     ExitCode::from(code)
 }
