@@ -55,12 +55,20 @@ impl Containerd {
 
     /// Makes `mirror` (a URL) the only place that images of `host` (such as `docker.io`) come from.
     pub fn set_mirror(&self, host: &str, mirror: &str) {
+        self.set_hosts_toml(
+            host,
+            &format!(
+                "server = \"{mirror}\"\n[host.\"{mirror}\"]\n\
+                 capabilities = [\"pull\", \"resolve\"]\n"
+            ),
+        );
+    }
+
+    /// Makes `content` the `hosts.toml` of `host`, which may be `_default`.
+    pub fn set_hosts_toml(&self, host: &str, content: &str) {
         let dir = self.dir.path().join("hosts").join(host);
         fs::create_dir_all(&dir).expect("a directory");
-        let hosts = format!(
-            "server = \"{mirror}\"\n[host.\"{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
-        );
-        fs::write(dir.join("hosts.toml"), hosts).expect("a file");
+        fs::write(dir.join("hosts.toml"), content).expect("a file");
     }
 
     /// Runs ctr.

@@ -23,6 +23,12 @@ impl Dockerd {
     /// Starts one with these `registry-mirrors`; `None` where dockerd cannot run.
     #[track_caller]
     pub fn start(mirrors: &[&str]) -> Option<Self> {
+        Self::start_with(&serde_json::json!({ "registry-mirrors": mirrors }))
+    }
+
+    /// Starts one whose `daemon.json` has these keys, beside those that keep it to itself.
+    #[track_caller]
+    pub fn start_with(keys: &serde_json::Value) -> Option<Self> {
         let dockerd = require("dockerd")?;
         let docker = require("docker")?;
         if !require_root("dockerd") {
@@ -32,7 +38,7 @@ impl Dockerd {
         require("containerd")?;
         let dir = TempDir::with_prefix("pierhead-dockerd-").expect("a temporary directory");
         let at = |name: &str| dir.path().join(name);
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "data-root": at("data"),
             "exec-root": at("exec"),
             "pidfile": at("pid"),
@@ -40,9 +46,11 @@ impl Dockerd {
             "bridge": "none",
             "iptables": false,
             "ip6tables": false,
-            "registry-mirrors": mirrors,
             "insecure-registries": ["127.0.0.0/8"],
         });
+        for (key, value) in keys.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
         fs::write(at("daemon.json"), config.to_string()).expect("a file");
         let mut command = Command::new(dockerd);
         command.arg("--config-file").arg(at("daemon.json"));
