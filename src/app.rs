@@ -13,6 +13,10 @@ use crate::background::{Tasks, Workers};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::hooks::{AllowAll, Hooks};
+use crate::http::admin::api::origin::Origins;
+use crate::http::admin::api::status::Process;
+use crate::http::admin::api::token::{AdminToken, TokenError};
+use crate::http::admin::api::{Api, ApiParts};
 use crate::http::admin::{Admin, Probes};
 use crate::http::metrics::HttpMetrics;
 use crate::http::server::Server;
@@ -48,6 +52,9 @@ pub enum AppError {
     /// The storage could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The operator's token could not be read or made.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// An address could not be bound.
     #[error("cannot listen on {address} ({key}): {source}")]
     Listen {
@@ -127,8 +134,8 @@ async fn run(config: Config) -> Result<(), AppError> {
         meta: Arc::clone(&meta),
         hot: Hot::new(HotOptions::default()),
         hooks: Arc::clone(&hooks),
-        fill: config.fill,
-        clock,
+        fill: config.fill.clone(),
+        clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: PullMetrics::new(&registry)?,
     });
@@ -137,13 +144,26 @@ async fn run(config: Config) -> Result<(), AppError> {
     let probes = Probes::new(blobs, meta, tasks.stopping());
     let api = Arc::new(Registry {
         puller,
-        naming: Arc::new(Naming::new(config.naming)),
+        naming: Arc::new(Naming::new(config.naming.clone())),
         hooks,
         metrics: metrics.clone(),
         probes: probes.clone(),
         id,
     });
-    let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone() });
+    let process = Process {
+        started_at: clock.now(),
+        registry: address,
+        admin: admin_address,
+        storage: config.storage.path.clone(),
+    };
+    let operator = ApiParts {
+        clock: clock.clone(),
+        process,
+        probes: probes.clone(),
+        workers: workers.clone(),
+    };
+    let operator = operator_api(&config, operator)?;
+    let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone(), api: operator });
     let server = Server::new("registry", &config.server, tasks.clone(), metrics.clone());
     let admin_server = Server::new("admin", &config.server, tasks.clone(), metrics);
     tasks.spawn("listener", server.run(listener, api));
@@ -155,6 +175,13 @@ async fn run(config: Config) -> Result<(), AppError> {
     drain(&tasks, config.server.drain_timeout).await;
     workers.stopped().await;
     Ok(())
+}
+
+/// The operator's API, for whoever can read the token in the storage.
+fn operator_api(config: &Config, parts: ApiParts) -> Result<Api, AppError> {
+    let token = AdminToken::open(&config.storage.path)?;
+    let origins = Origins::new(parts.process.admin, config.public_url.clone());
+    Ok(Api::new(parts, token, origins))
 }
 
 fn sites(

@@ -1,10 +1,12 @@
 //! What can stand on the command line, and the help that teaches it.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
 use super::node_config::NodeConfigArgs;
+use super::output::Format;
 
 /// A pull-through cache for container images: one registry between your clients and the others.
 #[derive(Debug, Parser)]
@@ -33,6 +35,48 @@ pub(super) enum Command {
     /// The files go to the standard output, hints on where they belong to the standard error.
     #[command(after_help = AFTER_NODE_CONFIG)]
     NodeConfig(NodeConfigArgs),
+    /// Show what a running Pierhead is doing; exit status 1 if it is not ready
+    #[command(after_help = AFTER_CLIENT)]
+    Status(StatusArgs),
+}
+
+/// In which form a command answers.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Output {
+    /// In which form to answer
+    #[arg(id = "output", long = "output", value_name = "FORMAT", value_enum, default_value_t)]
+    pub(super) format: Format,
+}
+
+/// Which running Pierhead a command is about.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Which Pierhead")]
+pub(super) struct Target {
+    /// Its configuration, which says where it listens and where its token is; PIERHEAD_CONFIG
+    /// names one too
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Where its operator's side is, over the configuration; PIERHEAD_URL names one too
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// The file that holds its token, over the configuration; PIERHEAD_TOKEN_FILE names one too
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Certificate authorities to trust beside the system's, in PEM form, for an https URL
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// `status`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// Show it again every few seconds until interrupted; in JSON, one object a line
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    pub(super) watch: Option<NonZeroU32>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
 }
 
 /// The commands about configuration.
@@ -45,6 +89,8 @@ pub(super) enum ConfigCommand {
     Check {
         /// The file; without it the one that PIERHEAD_CONFIG names, else zero configuration
         file: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Print a commented example of every key, with the defaults
     Example,
@@ -61,6 +107,11 @@ Examples:
   pierhead node-config podman --url http://10.0.0.5:5000 --upstream docker.io --upstream quay.io
 Exit status: 0 done, 1 a file could not be read or written, 2 the command line or the configuration
 is not right, or the client cannot do what was asked.";
+const AFTER_CLIENT: &str = "\
+The server is found by --url, else PIERHEAD_URL, else server.admin_listen of the configuration; its
+token by --token-file, else PIERHEAD_TOKEN_FILE, else storage.path of the configuration.
+Exit status: 0 yes or done, 1 no or failed, 2 the command line or the configuration is not right,
+3 the server could not be reached or refused us.";
 
 const AFTER_HELP: &str = "\
 Zero configuration:
@@ -80,8 +131,20 @@ With a configuration:
   pierhead serve --config pierhead.toml
   PIERHEAD_STORAGE__PATH=/var/lib/pierhead PIERHEAD_UPSTREAM__DOCKER_IO__TAG_TTL=5m pierhead serve
 
+Asking a running one:
+  pierhead status                                     what it is doing
+  pierhead status --watch                             the same, again and again
+
+Exit status:
+  0  yes, or done
+  1  no, or failed
+  2  the command line or the configuration is not right
+  3  the server could not be reached, or it refused us
+
 Environment:
   PIERHEAD_CONFIG           the configuration file, where --config is not given
+  PIERHEAD_URL              the operator's side of the server to ask, where --url is not given
+  PIERHEAD_TOKEN_FILE       the file with its token, where --token-file is not given
   PIERHEAD_SECTION__KEY     one key's value, over that of the file";
 
 #[cfg(test)]
@@ -106,6 +169,10 @@ mod tests {
             "pierhead node-config docker --url http://127.0.0.1:5000",
             "pierhead node-config k3s --url https://m.example --every-registry --output json",
             "pierhead node-config podman --url http://m:5000 --upstream a --upstream b:5000 --write d",
+            "pierhead config check f --output json",
+            "pierhead status",
+            "pierhead status --watch",
+            "pierhead status --watch 5 --output json --url http://a --token-file t --ca-file c",
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -117,6 +184,7 @@ mod tests {
             "pierhead node-config docker",
             "pierhead node-config rkt --url http://m",
             "pierhead node-config k3s --url http://m --force",
+            "pierhead status --watch 0",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -3,14 +3,16 @@
 mod clients;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use url::Url;
 
 use self::clients::{Client, File, Mirror, Mirrored, Recipe, RecipeError, Wanted};
-use super::{BAD_USAGE, FAILURE, say};
+use super::args::Output;
+use super::output::{Console, Exit, Failure, Format};
+use super::{Variables, load};
 use crate::config::{Config, read_from_disk};
 use crate::scope::UpstreamName;
 
@@ -45,18 +47,8 @@ pub(super) struct NodeConfigArgs {
     /// The configuration whose upstreams count; PIERHEAD_CONFIG names one too
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// How to print
-    #[arg(long, value_enum, default_value_t = Form::Text)]
-    output: Form,
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// The files as they are, with hints on the standard error
-    Text,
-    /// A list of objects with `path` and `content`
-    Json,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 /// Why there are no files.
@@ -78,12 +70,13 @@ enum NodeConfigError {
     Write { path: PathBuf, source: io::Error },
 }
 
-impl NodeConfigError {
-    /// The exit status: what can be put right on the command line is bad usage.
-    const fn status(&self) -> u8 {
-        match self {
-            Self::Recipe(_) | Self::CaWithoutTls(_) => BAD_USAGE,
-            _ => FAILURE,
+impl From<NodeConfigError> for Failure {
+    fn from(error: NodeConfigError) -> Self {
+        match error {
+            // What can be put right on the command line.
+            NodeConfigError::Recipe(_) | NodeConfigError::CaWithoutTls(_) => Self::usage(error),
+            NodeConfigError::Exists(_) => Self::new(Exit::No, "exists", error),
+            _ => Self::new(Exit::No, "system", error),
         }
     }
 }
@@ -105,28 +98,24 @@ fn mirror_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Prints or writes the files; the exit status.
-pub(super) fn run(
+/// Prints or writes the files. In JSON: a list of objects with `path` and `content`.
+pub(super) fn node_config(
     args: &NodeConfigArgs,
-    config: &Config,
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-) -> u8 {
-    match perform(args, config, out, err) {
-        Ok(status) => status,
-        Err(error) => {
-            say(err, &format!("pierhead: {error}\n"));
-            error.status()
-        }
-    }
+    variables: Variables,
+    console: &mut Console<'_>,
+) -> Exit {
+    let done = match load(args.config.clone(), variables).1 {
+        Ok(config) => perform(args, &config, console).map_err(Failure::from),
+        Err(error) => Err(Failure::usage(error)),
+    };
+    done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
 }
 
 fn perform(
     args: &NodeConfigArgs,
     config: &Config,
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-) -> Result<u8, NodeConfigError> {
+    console: &mut Console<'_>,
+) -> Result<Exit, NodeConfigError> {
     let (wanted, skipped) = wanted(args, config);
     let ca = args.ca_file.as_deref().map(|path| read_ca(path, &args.url)).transpose()?;
     let mirror = Mirror { url: args.url.clone(), wanted, ca };
@@ -134,18 +123,18 @@ fn perform(
     if let Some(root) = &args.write {
         write_files(root, &files, args.force)?;
     }
-    let status = match (args.output, &args.write) {
-        (Form::Json, _) => say(out, &format!("{:#}\n", serde_json::json!(files))),
-        (Form::Text, Some(root)) => {
+    let exit = match (args.output.format, &args.write) {
+        (Format::Json, _) => console.say(&format!("{:#}\n", serde_json::json!(files))),
+        (Format::Text, Some(root)) => {
             let written = files.iter().map(|f| format!("{}\n", below(root, &f.path).display()));
-            say(out, &written.collect::<String>())
+            console.say(&written.collect::<String>())
         }
-        (Form::Text, None) => print(&files, out, err),
+        (Format::Text, None) => print(&files, console),
     };
     for note in skipped.iter().chain(&notes) {
-        say(err, &format!("note: {note}\n"));
+        console.complain(&format!("note: {note}\n"));
     }
-    Ok(status)
+    Ok(exit)
 }
 
 /// The upstreams that the files should name, and what to say about those left out.
@@ -203,18 +192,18 @@ fn read_ca(path: &Path, url: &Url) -> Result<String, NodeConfigError> {
 
 /// Prints the files. The certificate is the caller's own: saying where it belongs is enough, and
 /// leaves the standard output fit to be redirected into the one file.
-fn print(files: &[File], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+fn print(files: &[File], console: &mut Console<'_>) -> Exit {
     let (own, certificates): (Vec<_>, Vec<_>) =
         files.iter().partition(|file| !file.path.ends_with(".crt"));
     let text: Vec<&str> = own.iter().map(|file| file.content.as_str()).collect();
-    let status = say(out, &text.join("\n"));
+    let exit = console.say(&text.join("\n"));
     for file in own {
-        say(err, &format!("note: it belongs into {}\n", file.path));
+        console.complain(&format!("note: it belongs into {}\n", file.path));
     }
     for file in certificates {
-        say(err, &format!("note: copy the --ca-file to {}\n", file.path));
+        console.complain(&format!("note: copy the --ca-file to {}\n", file.path));
     }
-    status
+    exit
 }
 
 /// Where `path`, absolute on a client's machine, is when `root` stands for its root.

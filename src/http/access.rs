@@ -3,8 +3,8 @@
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use super::body::BodyError;
 use super::metrics::HttpMetrics;
-use crate::pull::ReadError;
 
 /// What is known of one request. Dropping it writes the log line, however the request ended.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Access {
     }
 
     /// The body broke off.
-    pub fn failed(&mut self, error: &ReadError) {
+    pub fn failed(&mut self, error: &BodyError) {
         self.error = Some(error.to_string());
     }
 }

@@ -14,8 +14,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::body::Body;
-use crate::pull::ReadError;
+use super::body::{Body, BodyError};
 
 /// How long a connection may do nothing.
 #[derive(Clone, Copy, Debug)]
@@ -140,12 +139,12 @@ impl Noted {
 
 impl http_body::Body for Noted {
     type Data = Bytes;
-    type Error = ReadError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.exchange.waits_for_us(polled.is_pending());
         polled

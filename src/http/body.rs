@@ -10,6 +10,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
 
 use super::access::Access;
 use crate::pull::metrics::{PullMetrics, Reading};
@@ -24,6 +26,18 @@ pub struct Body {
 enum Content {
     Bytes(Option<Bytes>),
     Stream { chunks: Chunks, remaining: Option<u64> },
+    Foreign(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+/// Why a body broke off.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The blob could not be read to its end.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Whatever made the body up failed.
+    #[error("{0}")]
+    Foreign(String),
 }
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send>>;
@@ -49,6 +63,15 @@ impl Body {
         }
     }
 
+    /// A body that something else makes up, passed on frame by frame.
+    pub fn foreign<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error: std::fmt::Display> + Send + 'static,
+    {
+        let body = body.map_err(|error| BodyError::Foreign(error.to_string()));
+        Self { content: Content::Foreign(body.boxed_unsync()), access: None }
+    }
+
     /// Ties the record of the request to the body's life: it is written when the body ends.
     pub fn recorded(mut self, access: Box<Access>) -> Self {
         self.access = Some(access);
@@ -58,37 +81,41 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = ReadError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let next = match &mut this.content {
-            Content::Bytes(bytes) => bytes.take().map(Ok),
+            Content::Bytes(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Content::Stream { chunks, remaining } => {
                 let next = ready!(chunks.as_mut().poll_next(cx));
                 if let (Some(Ok(bytes)), Some(remaining)) = (&next, remaining) {
                     *remaining = remaining.saturating_sub(bytes.len() as u64);
                 }
-                next
+                next.map(|bytes| bytes.map(Frame::data).map_err(BodyError::from))
             }
+            Content::Foreign(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         if let Some(access) = &mut this.access {
             match &next {
-                Some(Ok(bytes)) => access.sent(bytes.len() as u64),
+                Some(Ok(frame)) => {
+                    access.sent(frame.data_ref().map_or(0, |bytes| bytes.len() as u64));
+                }
                 Some(Err(error)) => access.failed(error),
                 None => {}
             }
         }
-        Poll::Ready(next.map(|bytes| bytes.map(Frame::data)))
+        Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Bytes(bytes) => bytes.is_none(),
             Content::Stream { remaining, .. } => *remaining == Some(0),
+            Content::Foreign(body) => body.is_end_stream(),
         }
     }
 
@@ -99,6 +126,7 @@ impl http_body::Body for Body {
             }
             Content::Stream { remaining: Some(remaining), .. } => SizeHint::with_exact(*remaining),
             Content::Stream { remaining: None, .. } => SizeHint::default(),
+            Content::Foreign(body) => body.size_hint(),
         }
     }
 }

@@ -37,12 +37,19 @@ const SIBLINGS: &[(&str, &str, &str)] = &[
 
 /// Foreign crates and the only places that may name them: a file, or a folder with its `/`.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("reqwest", &["src/upstream/http_transport.rs"]),
+    ("reqwest", &["src/upstream/http_transport.rs", "src/cli/client.rs"]),
+    ("axum", &["src/http/admin/api/"]),
+    ("utoipa", &["src/http/admin/api/"]),
+    ("utoipa_axum", &["src/http/admin/api/"]),
+    ("tower", &["src/http/admin/api/"]),
     ("sqlx", &["src/store/meta/sqlite.rs", "src/store/meta/sqlite/"]),
     ("memmap2", &["src/store/blob/map.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
     ("toml", &["src/config/"]),
-    ("humantime", &["src/config/", "src/pull/resolve.rs"]),
+    (
+        "humantime",
+        &["src/config/", "src/pull/resolve.rs", "src/http/admin/api/time.rs", "src/cli/"],
+    ),
     (
         "moka",
         &[

@@ -3,8 +3,8 @@
 use clap::Parser;
 use serde_json::Value;
 
+use super::super::CONFIG_VARIABLE;
 use super::*;
-use crate::config;
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -13,24 +13,26 @@ struct Line {
 }
 
 /// Runs with these arguments and this configuration: status, standard output and error.
-fn ran_with(line: &str, toml: &str) -> (u8, String, String) {
-    let no_files = |_: &Path, _: usize| Err(io::Error::other("no files here"));
-    let config = config::from_text("test", toml, [], &no_files).unwrap();
+fn ran_with(line: &str, toml: &str) -> (Exit, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pierhead.toml");
+    fs::write(&file, toml).unwrap();
+    let variables = vec![(CONFIG_VARIABLE.into(), file.into_os_string())];
     let words = std::iter::once("node-config").chain(line.split_whitespace());
     let args = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}")).args;
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let status = run(&args, &config, &mut out, &mut err);
+    let status = node_config(&args, variables, &mut Console::new(&mut out, &mut err));
     (status, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
-fn ran(line: &str) -> (u8, String, String) {
+fn ran(line: &str) -> (Exit, String, String) {
     ran_with(line, "")
 }
 
 /// The files as JSON has them.
 fn files(line: &str) -> Vec<(String, String)> {
     let (status, out, err) = ran(&format!("{line} --output json"));
-    assert_eq!(status, 0, "{err}");
+    assert_eq!(status, Exit::Yes, "{err}");
     let list: Vec<Value> = serde_json::from_str(&out).unwrap();
     let text = |file: &Value, key: &str| file[key].as_str().unwrap().to_owned();
     list.iter().map(|file| (text(file, "path"), text(file, "content"))).collect()
@@ -54,7 +56,7 @@ const BUILT_IN: [&str; 7] = [
 #[test]
 fn docker_mirrors_docker_hub_only() {
     let (status, out, err) = ran("docker --url http://10.0.0.5:5000");
-    assert_eq!(status, 0);
+    assert_eq!(status, Exit::Yes);
     let daemon: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(daemon["registry-mirrors"], serde_json::json!(["http://10.0.0.5:5000"]));
     assert_eq!(daemon["insecure-registries"], serde_json::json!(["10.0.0.5:5000"]));
@@ -66,7 +68,7 @@ fn docker_mirrors_docker_hub_only() {
         assert_eq!(daemon.get("insecure-registries"), None, "{url}");
     }
     let (status, out, err) = ran("docker --url http://m --upstream ghcr.io");
-    assert_eq!((status, out.as_str()), (BAD_USAGE, ""));
+    assert_eq!((status, out.as_str()), (Exit::Usage, ""));
     assert!(err.contains("HOST:PORT/ghcr.io/IMAGE"), "{err}");
 }
 
@@ -112,16 +114,16 @@ fn podman_has_a_mirror_for_each_registry() {
 fn a_name_with_a_port_needs_an_alias_in_podmans_paths() {
     let with_alias = "[upstream.\"r.example:5000\"]\nalias = \"example\"\n";
     let (status, out, _) = ran_with("podman --url http://m --upstream r.example:5000", with_alias);
-    assert_eq!(status, 0);
+    assert_eq!(status, Exit::Yes);
     assert!(out.contains("prefix = \"r.example:5000\""), "{out}");
     assert!(out.contains("location = \"m/example\""), "{out}");
     let without = "[upstream.\"r.example:5000\"]\n";
     let (status, _, err) = ran_with("podman --url http://m --upstream r.example:5000", without);
-    assert_eq!(status, BAD_USAGE);
+    assert_eq!(status, Exit::Usage);
     assert!(err.contains("alias"), "{err}");
     // Not asked for by name, it is left out and named.
     let (status, out, err) = ran_with("podman --url http://m", without);
-    assert_eq!(status, 0);
+    assert_eq!(status, Exit::Yes);
     assert!(!out.contains("r.example") && err.contains("left out"), "{out}{err}");
 }
 
@@ -136,7 +138,7 @@ fn buildkit_has_mirrors_and_how_to_reach_them() {
     assert_eq!(registry["127.0.0.1:5000"]["http"].as_bool(), Some(true));
     let (_, content) = files("buildkit --url https://m.example").remove(0);
     assert_eq!(toml(&content)["registry"].get("m.example"), None);
-    assert_eq!(ran("buildkit --url http://m --every-registry").0, BAD_USAGE);
+    assert_eq!(ran("buildkit --url http://m --every-registry").0, Exit::Usage);
 }
 
 #[test]
@@ -179,14 +181,14 @@ fn certificates_go_where_each_client_looks() {
         assert!(err.contains(path), "{err}");
     }
     let line = format!("docker --url http://m --ca-file {}", ca.display());
-    assert_eq!(ran(&line).0, BAD_USAGE);
+    assert_eq!(ran(&line).0, Exit::Usage);
     for (content, word) in [
         ("no certificate", "no certificate"),
         ("-----BEGIN PRIVATE KEY-----\n-----BEGIN CERTIFICATE-----\n", "private key"),
     ] {
         fs::write(&ca, content).unwrap();
         let (status, out, err) = ran(&format!("docker --url https://m --ca-file {}", ca.display()));
-        assert_eq!((status, out.as_str()), (FAILURE, ""));
+        assert_eq!((status, out.as_str()), (Exit::No, ""));
         assert!(err.contains(word), "{err}");
     }
 }
@@ -197,15 +199,15 @@ fn files_are_written_and_not_overwritten() {
     let line = format!("docker --url http://m:5000 --write {}", dir.path().display());
     let (status, out, _) = ran(&line);
     let path = dir.path().join("etc/docker/daemon.json");
-    assert_eq!((status, out), (0, format!("{}\n", path.display())));
+    assert_eq!((status, out), (Exit::Yes, format!("{}\n", path.display())));
     assert_eq!(fs::read_to_string(&path).unwrap(), ran("docker --url http://m:5000").1);
 
     fs::write(&path, "mine").unwrap();
     let (status, _, err) = ran(&line);
-    assert_eq!(status, FAILURE);
+    assert_eq!(status, Exit::No);
     assert!(err.contains("--force"), "{err}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
-    assert_eq!(ran(&format!("{line} --force")).0, 0);
+    assert_eq!(ran(&format!("{line} --force")).0, Exit::Yes);
     assert_ne!(fs::read_to_string(&path).unwrap(), "mine");
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left over");
 }
@@ -217,7 +219,7 @@ fn one_file_in_the_way_keeps_all_from_being_written() {
     fs::create_dir_all(mine.parent().unwrap()).unwrap();
     fs::write(&mine, "mine").unwrap();
     let line = format!("containerd --url http://m:5000 --write {}", dir.path().display());
-    assert_eq!(ran(&line).0, FAILURE);
+    assert_eq!(ran(&line).0, Exit::No);
     assert!(!dir.path().join("etc/containerd/certs.d/docker.io").exists());
 }
 

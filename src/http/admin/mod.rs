@@ -1,4 +1,6 @@
-//! The operator's side: probes and metrics.
+//! The operator's side: probes, metrics and the API.
+
+pub mod api;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +13,7 @@ use prometheus::{Encoder, TextEncoder};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::api::Api;
 use super::access::Access;
 use super::body::Body;
 use super::error::ApiError;
@@ -25,7 +28,7 @@ pub struct Probes {
     meta: Arc<dyn MetaStore>,
     stopping: CancellationToken,
     /// What the stores said, and when. Strangers may ask at will, and asking writes to the disk.
-    last: Arc<Mutex<Option<(Instant, String)>>>,
+    last: Arc<Mutex<Option<(Instant, Vec<String>)>>>,
 }
 
 /// For how long an answer about the stores is good.
@@ -48,34 +51,38 @@ impl Probes {
 
     /// 200, or 503 with one line per reason.
     pub async fn ready(&self) -> Response<Body> {
-        let mut reasons = self.stores().await;
-        if self.stopping.is_cancelled() {
-            reasons.push_str("draining: the process was asked to stop\n");
-        }
+        let reasons = self.unready().await;
         if reasons.is_empty() {
             text(StatusCode::OK, "ready\n")
         } else {
-            text(StatusCode::SERVICE_UNAVAILABLE, reasons)
+            text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
         }
     }
-}
 
-impl Probes {
-    /// One line for each store that is not ready.
-    async fn stores(&self) -> String {
+    /// Why the process should not be sent requests: nothing if it should.
+    pub async fn unready(&self) -> Vec<String> {
+        let mut reasons = self.stores().await;
+        if self.stopping.is_cancelled() {
+            reasons.push("draining: the process was asked to stop".to_owned());
+        }
+        reasons
+    }
+
+    /// A reason for each store that is not ready.
+    async fn stores(&self) -> Vec<String> {
         if let Some((asked, reasons)) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
             && asked.elapsed() < READINESS_TTL
         {
             return reasons.clone();
         }
-        let mut reasons = String::new();
+        let mut reasons = Vec::new();
         if let Err(error) = self.blobs.probe().await {
             tracing::error!(%error, "the blob store is not ready");
-            reasons.push_str("storage: blobs cannot be written\n");
+            reasons.push("storage: blobs cannot be written".to_owned());
         }
         if let Err(error) = self.meta.probe().await {
             tracing::error!(%error, "the metadata store is not ready");
-            reasons.push_str("storage: the metadata database does not answer\n");
+            reasons.push("storage: the metadata database does not answer".to_owned());
         }
         let answer = (Instant::now(), reasons.clone());
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
@@ -92,6 +99,8 @@ pub struct Admin {
     pub registry: prometheus::Registry,
     /// Counters of this listener itself.
     pub metrics: HttpMetrics,
+    /// `/api/v1`.
+    pub api: Api,
 }
 
 impl Service for Admin {
@@ -122,7 +131,11 @@ impl Service for Admin {
             "/livez" | "/readyz" | "/metrics" => {
                 ApiError::method_not_allowed().into_response(false)
             }
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz here\n"),
+            path if Api::owns(path) => self.api.answer(request).await,
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /metrics, /livez, /readyz and /api/v1 here\n",
+            ),
         };
         access.status = response.status();
         access.head_decided();

@@ -1,0 +1,274 @@
+//! How commands reach a running Pierhead: where it is, the token, and what its refusals mean.
+
+use std::error::Error as StdError;
+use std::ffi::OsString;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::args::Target;
+use super::output::{Exit, Failure};
+use super::{load, variable};
+use crate::http::admin::api::PREFIX;
+use crate::http::admin::api::error::ErrorBody;
+use crate::http::admin::api::token::{self, TOKEN_FILE};
+use crate::secret::Secret;
+
+/// Names the server where no argument does.
+const URL_VARIABLE: &str = "PIERHEAD_URL";
+
+/// Names the token's file where no argument does.
+const TOKEN_FILE_VARIABLE: &str = "PIERHEAD_TOKEN_FILE";
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the server may stay silent: it may have to ask an upstream for an answer.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A running Pierhead, as its operator.
+#[derive(Debug)]
+pub(super) struct Client {
+    base: Url,
+    token: Secret,
+    token_file: PathBuf,
+    http: reqwest::Client,
+}
+
+/// An answer of the API's: JSON, kept as it came.
+#[derive(Clone, Debug)]
+pub(super) struct Answer(String);
+
+impl Answer {
+    /// The JSON on one line.
+    pub(super) fn line(&self) -> String {
+        format!("{}\n", self.0.trim_end())
+    }
+
+    /// What it says.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_str(&self.0).map_err(|error| {
+            let message = format!("the server's answer is not understood: {error}");
+            Failure::new(Exit::No, "not_understood", message)
+                .help("are `pierhead` here and the server of the same version?")
+        })
+    }
+}
+
+impl Client {
+    /// The Pierhead that `target`, the variables or the configuration name, in this order.
+    pub(super) fn new(
+        target: &Target,
+        variables: &[(OsString, OsString)],
+    ) -> Result<Self, Failure> {
+        let url = target.url.clone().or_else(|| variable(variables, URL_VARIABLE));
+        let token_file = target
+            .token_file
+            .clone()
+            .or_else(|| variable(variables, TOKEN_FILE_VARIABLE).map(PathBuf::from));
+        // Who names both needs no configuration.
+        let (base, token_file) = match (url, token_file) {
+            (Some(url), Some(file)) => (given(&url)?, file),
+            (url, file) => {
+                let (_, config) = load(target.config.clone(), variables.to_vec());
+                let config = config.map_err(Failure::usage)?;
+                let base = match url {
+                    Some(url) => given(&url)?,
+                    None => of_listener(config.server.admin_listen)?,
+                };
+                (base, file.unwrap_or_else(|| config.storage.path.join(TOKEN_FILE)))
+            }
+        };
+        let token = token::read(&token_file).map_err(|error| {
+            Failure::new(Exit::NoServer, "no_token", error).help(format!(
+                "`pierhead serve` writes {TOKEN_FILE} into its storage.path; name the same \
+                 configuration with --config, or the file with --token-file"
+            ))
+        })?;
+        let http = http(&base, target.ca_file.as_deref())?;
+        Ok(Self { base, token, token_file, http })
+    }
+
+    /// GET of `path` below the API's prefix.
+    pub(super) async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, Failure> {
+        self.send(self.request(Method::GET, path, query)).await
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> reqwest::RequestBuilder {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{PREFIX}/{path}", url.path().trim_end_matches('/')));
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.http.request(method, url).bearer_auth(self.token.expose())
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
+        if status.is_success() { Ok(Answer(text)) } else { Err(self.refused(status, &text)) }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let cause = if error.is_timeout() { "it timed out".to_owned() } else { root_cause(error) };
+        let message = format!("no Pierhead answers at {}: {cause}", shown(&self.base));
+        let mut failure = Failure::new(Exit::NoServer, "unreachable", message)
+            .help("start one with `pierhead serve`, or name another with --url");
+        if self.base.scheme() == "https" && cause.contains("certificate") {
+            failure.help = Some("name the authority of its certificate with --ca-file".into());
+        }
+        failure
+    }
+
+    fn refused(&self, status: StatusCode, text: &str) -> Failure {
+        let Ok(ErrorBody { error }) = serde_json::from_str(text) else {
+            let message = format!(
+                "{} answers {status}, and not as Pierhead's operator's side does",
+                shown(&self.base)
+            );
+            return Failure::new(Exit::NoServer, "not_pierhead", message)
+                .help("--url names the operator's side (server.admin_listen), not the registry");
+        };
+        let exit = match status {
+            StatusCode::UNAUTHORIZED => {
+                let message = format!(
+                    "the token in {} is refused by {}",
+                    self.token_file.display(),
+                    shown(&self.base)
+                );
+                let mut failure = Failure::new(Exit::NoServer, &error.code, message);
+                failure.help = error.help.map(|help| format!("{help}; name it with --token-file"));
+                return failure;
+            }
+            _ if matches!(error.code.as_str(), "wrong_host" | "cross_origin") => Exit::NoServer,
+            StatusCode::BAD_REQUEST => Exit::Usage,
+            _ => Exit::No,
+        };
+        Failure { exit, code: error.code, message: error.message, help: error.help }
+    }
+}
+
+/// Runs a command that waits for the network.
+pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => Err(Failure::new(Exit::No, "system", error)),
+    }
+}
+
+/// A URL that somebody typed.
+fn given(text: &str) -> Result<Url, Failure> {
+    let url = Url::parse(text).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    url.ok_or_else(|| {
+        Failure::usage(format!("{text:?} is not the URL of a Pierhead"))
+            .help("such as http://127.0.0.1:5001, with http:// or https:// and no user")
+    })
+}
+
+/// Where a Pierhead with that `server.admin_listen` answers on this machine.
+fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
+    if listen.port() == 0 {
+        return Err(Failure::usage("server.admin_listen leaves the port to the system")
+            .help("name the address that `pierhead serve` printed with --url"));
+    }
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    given(&format!("http://{}", SocketAddr::new(ip, listen.port())))
+}
+
+fn http(base: &Url, ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
+    let bad = |error: String| Failure::usage(format!("cannot set up the connection: {error}"));
+    let mut roots = RootCertStore::empty();
+    if base.scheme() == "https" {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if let Some(path) = ca_file {
+        let bad = |error: String| bad(format!("{}: {error}", path.display()));
+        let certificates =
+            CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+            roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+        }
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| bad(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        // The token is for the one server that was named.
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(SILENCE_TIMEOUT)
+        .build()
+        .map_err(|error| bad(root_cause(&error)))
+}
+
+fn shown(url: &Url) -> &str {
+    url.as_str().trim_end_matches('/')
+}
+
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    // Outer messages of reqwest repeat the URL, the innermost says what happened.
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_the_operators_side() {
+        for good in ["http://127.0.0.1:5001", "https://mirror.example/pierhead/"] {
+            assert!(given(good).is_ok(), "{good}");
+        }
+        for bad in ["", "127.0.0.1:5001", "ftp://a", "http://u:p@a", "http://a?x", "http://a#x"] {
+            assert_eq!(given(bad).map_err(|failure| failure.exit), Err(Exit::Usage), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_asked_on_this_machine() {
+        for (listen, url) in [
+            ("127.0.0.1:5001", "http://127.0.0.1:5001/"),
+            ("0.0.0.0:5001", "http://127.0.0.1:5001/"),
+            ("[::]:5001", "http://[::1]:5001/"),
+        ] {
+            let found = of_listener(listen.parse().unwrap()).unwrap();
+            assert_eq!(found.as_str(), url);
+        }
+        assert!(of_listener("127.0.0.1:0".parse().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! The state of the whole at a glance.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::time::rfc3339;
+use super::workers::Worker;
+use crate::clock::Timestamp;
+
+/// What is known of this process from its start on.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Where the registry API listens.
+    pub registry: SocketAddr,
+    /// Where the operator's side listens.
+    pub admin: SocketAddr,
+    /// Where content is kept.
+    pub storage: PathBuf,
+}
+
+/// The state of the process.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Pierhead's version.
+    pub version: String,
+    /// When the process started.
+    pub started_at: String,
+    /// For how long it has been running, in seconds.
+    pub uptime_seconds: f64,
+    /// Whether it should be sent requests, as `/readyz` says.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// Where it listens.
+    pub listeners: Listeners,
+    /// Where content is kept.
+    pub storage: Storage,
+    /// Background work.
+    pub workers: Vec<Worker>,
+}
+
+/// Where the process listens.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Listeners {
+    /// The registry API.
+    pub registry: String,
+    /// The operator's side.
+    pub admin: String,
+}
+
+/// Where content is kept.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Storage {
+    /// The directory, as it was configured.
+    pub path: String,
+}
+
+/// The state of the process at a glance.
+#[utoipa::path(get, path = "/status", responses((status = 200, body = Status)))]
+pub(super) async fn get_status(State(parts): Shared) -> Json<Status> {
+    let now = parts.clock.now();
+    let process = &parts.process;
+    let reasons = parts.probes.unready().await;
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: rfc3339(process.started_at),
+        uptime_seconds: now.since(process.started_at).as_secs_f64(),
+        ready: reasons.is_empty(),
+        reasons,
+        listeners: Listeners {
+            registry: process.registry.to_string(),
+            admin: process.admin.to_string(),
+        },
+        storage: Storage { path: process.storage.display().to_string() },
+        workers: parts.workers.list().into_iter().map(Worker::from).collect(),
+    })
+}
