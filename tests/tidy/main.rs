@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["background", "events", "metrics", "net", "shutdown", "single_flight", "telemetry"],
     &["store", "upstream"],
     &["hooks"],
-    &["pull", "push", "lifecycle", "replicate", "audit"],
+    &["pull", "push", "lifecycle", "replicate", "audit", "transfer"],
     &["http"],
     &["main", "cli", "app", "config"],
 ];
@@ -45,6 +45,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("sqlx", &["src/store/meta/sqlite.rs", "src/store/meta/sqlite/"]),
     ("memmap2", &["src/store/blob/map.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
+    ("tar", &["src/transfer/archive.rs"]),
     ("toml", &["src/config/"]),
     (
         "humantime",
