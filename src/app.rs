@@ -16,6 +16,7 @@ use crate::hooks::{AllowAll, Hooks};
 use crate::http::admin::api::origin::Origins;
 use crate::http::admin::api::status::Process;
 use crate::http::admin::api::token::{AdminToken, TokenError};
+use crate::http::admin::api::transfer::Transfers;
 use crate::http::admin::api::{Api, ApiParts};
 use crate::http::admin::{Admin, Probes};
 use crate::http::metrics::HttpMetrics;
@@ -30,6 +31,7 @@ use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
 use crate::store::{BlobStore, Hot, HotOptions, MetaStore, StoreError};
 use crate::telemetry::{self, TelemetryError};
+use crate::transfer::Holdings;
 use crate::upstream::{
     HttpTransport, LoopId, StaticCredentials, TransportSetupError, Upstream, UpstreamParts,
 };
@@ -128,11 +130,18 @@ async fn run(config: Config) -> Result<(), AppError> {
 
     let id = instance_id()?;
     let sites = sites(&config, &registry, &tasks, &clock, &own, &id)?;
+    let hot = Hot::new(HotOptions::default());
+    let holdings = Holdings {
+        blobs: Arc::clone(&blobs),
+        meta: Arc::clone(&meta),
+        hot: hot.clone(),
+        clock: clock.clone(),
+    };
     let puller = Puller::new(Parts {
         sites,
         blobs: Arc::clone(&blobs),
         meta: Arc::clone(&meta),
-        hot: Hot::new(HotOptions::default()),
+        hot,
         hooks: Arc::clone(&hooks),
         fill: config.fill.clone(),
         clock: clock.clone(),
@@ -161,6 +170,7 @@ async fn run(config: Config) -> Result<(), AppError> {
         process,
         probes: probes.clone(),
         workers: workers.clone(),
+        transfers: transfers(&config, holdings, &tasks),
     };
     let operator = operator_api(&config, operator)?;
     let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone(), api: operator });
@@ -175,6 +185,30 @@ async fn run(config: Config) -> Result<(), AppError> {
     drain(&tasks, config.server.drain_timeout).await;
     workers.stopped().await;
     Ok(())
+}
+
+/// Opens the storage of a configuration for a command that exports or imports without a server.
+///
+/// # Errors
+/// When it cannot be opened, above all because a Pierhead serves from it.
+pub async fn open_holdings(config: &Config) -> Result<Holdings, StoreError> {
+    Ok(Holdings {
+        blobs: Arc::new(FsBlobs::open(&config.storage.path, FsOptions::default()).await?),
+        meta: Arc::new(SqliteMeta::open(&config.storage.path).await?),
+        hot: Hot::new(HotOptions::default()),
+        clock: Clock::system(),
+    })
+}
+
+/// Exports and imports under that configuration.
+pub fn transfers(config: &Config, holdings: Holdings, tasks: &Tasks) -> Transfers {
+    Transfers {
+        holdings,
+        naming: Arc::new(Naming::new(config.naming.clone())),
+        upstreams: config.upstreams.iter().map(|(upstream, _)| upstream.name.clone()).collect(),
+        blob_bytes_max: config.fill.blob_bytes_max,
+        tasks: tasks.clone(),
+    }
 }
 
 /// The operator's API, for whoever can read the token in the storage.

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use super::node_config::NodeConfigArgs;
 use super::output::Format;
+use crate::oci::Platform;
 
 /// A pull-through cache for container images: one registry between your clients and the others.
 #[derive(Debug, Parser)]
@@ -35,6 +36,16 @@ pub(super) enum Command {
     /// The files go to the standard output, hints on where they belong to the standard error.
     #[command(after_help = AFTER_NODE_CONFIG)]
     NodeConfig(NodeConfigArgs),
+    /// Write cached images as an OCI image layout, to take them to a site without a network
+    ///
+    /// Exactly what was pulled goes out: of an image with several platforms those that are here.
+    #[command(after_help = AFTER_TRANSFER)]
+    Export(ExportArgs),
+    /// Take in an OCI image layout: what `export` wrote, or skopeo, or docker buildx
+    ///
+    /// Every blob is verified. Doing it again changes nothing.
+    #[command(after_help = AFTER_TRANSFER)]
+    Import(ImportArgs),
     /// Show what a running Pierhead is doing; exit status 1 if it is not ready
     #[command(after_help = AFTER_CLIENT)]
     Status(StatusArgs),
@@ -65,6 +76,43 @@ pub(super) struct Target {
     /// Certificate authorities to trust beside the system's, in PEM form, for an https URL
     #[arg(long, value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
+}
+
+/// `export`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    /// Images, as clients name them: debian:12, ghcr.io/owner/x@sha256:...
+    #[arg(value_name = "IMAGE", required_unless_present = "all", conflicts_with = "all")]
+    pub(super) images: Vec<String>,
+    /// Everything that is here
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Where to: a file, a directory (one that exists and is empty, or a name with a slash at its
+    /// end), or - for the standard output
+    #[arg(long, value_name = "FILE|DIR/|-")]
+    pub(super) to: PathBuf,
+    /// Only these platforms of images that have several: linux/amd64,linux/arm64
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub(super) platform: Vec<Platform>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `import`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// What to read: a tar file, a directory, or - for the standard input
+    #[arg(value_name = "FILE|DIR|-")]
+    pub(super) from: PathBuf,
+    /// What to call the only image of the layout, where it has no full name
+    #[arg(long = "as", value_name = "NAME:TAG")]
+    pub(super) rename: Option<String>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
 }
 
 /// `status`.
@@ -107,6 +155,16 @@ Examples:
   pierhead node-config podman --url http://10.0.0.5:5000 --upstream docker.io --upstream quay.io
 Exit status: 0 done, 1 a file could not be read or written, 2 the command line or the configuration
 is not right, or the client cannot do what was asked.";
+const AFTER_TRANSFER: &str = "\
+A running Pierhead does it. Where none answers and none was named with --url or PIERHEAD_URL, the
+storage of the configuration is opened directly.
+Examples:
+  pierhead export debian:12 ghcr.io/owner/app:1 --to images.tar
+  pierhead export --all --platform linux/amd64 --to - | ssh inside pierhead import -
+  pierhead import layout.tar --as internal.example/app:1
+Exit status: 0 all of it, 1 some of it failed (and is named), 2 the command line or the configuration
+is not right, 3 the server that was named could not be reached or refused us.";
+
 const AFTER_CLIENT: &str = "\
 The server is found by --url, else PIERHEAD_URL, else server.admin_listen of the configuration; its
 token by --token-file, else PIERHEAD_TOKEN_FILE, else storage.path of the configuration.
@@ -172,6 +230,9 @@ mod tests {
             "pierhead config check f --output json",
             "pierhead status",
             "pierhead status --watch",
+            "pierhead export a b:1 --to x.tar --platform linux/amd64,linux/arm/v7",
+            "pierhead export --all --to - --output json --url http://a",
+            "pierhead import - --as a/b:1",
             "pierhead status --watch 5 --output json --url http://a --token-file t --ca-file c",
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -185,6 +246,11 @@ mod tests {
             "pierhead node-config rkt --url http://m",
             "pierhead node-config k3s --url http://m --force",
             "pierhead status --watch 0",
+            "pierhead export --to x.tar",
+            "pierhead export a",
+            "pierhead export a --all --to x",
+            "pierhead export a --to x --platform amd64",
+            "pierhead import",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -9,8 +9,10 @@ mod client;
 mod config;
 mod node_config;
 mod output;
+mod progress;
 mod serve;
 mod status;
+mod transfer;
 
 use std::ffi::OsString;
 use std::io;
@@ -58,6 +60,14 @@ pub fn main(
         Command::Status(args) => {
             let done = Client::new(&args.target, &variables)
                 .and_then(|client| block_on(status::status(&args, &client, console)));
+            done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
+        }
+        Command::Export(args) => {
+            let done = block_on(transfer::export(&args, &variables, console));
+            done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
+        }
+        Command::Import(args) => {
+            let done = block_on(transfer::import(&args, &variables, console));
             done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
         }
         Command::NodeConfig(args) => node_config::node_config(&args, variables, console),

@@ -23,6 +23,7 @@ pub mod error;
 pub mod fetch;
 pub mod flight;
 pub mod follow;
+pub mod image;
 pub mod links;
 pub mod manifest;
 pub mod metrics;

@@ -19,6 +19,43 @@ pub enum Place {
     Hosted(RepoName),
 }
 
+/// Which rule decided where a name leads, in the order in which they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NameRule {
+    /// `?ns=` names an upstream.
+    Namespace,
+    /// The request's `Host` belongs to an upstream.
+    Host,
+    /// The first path component is an upstream's name or alias.
+    Component,
+    /// The name has a hosted prefix.
+    HostedPrefix,
+    /// Nothing selects an upstream: the default one answers.
+    Default,
+}
+
+impl NameRule {
+    /// Its name in answers to operators.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Host => "host",
+            Self::Component => "component",
+            Self::HostedPrefix => "hosted_prefix",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// Where a name leads, and why there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Where it leads.
+    pub place: Place,
+    /// What decided.
+    pub rule: NameRule,
+}
+
 /// Why a name leads nowhere. All of these are 404 `NAME_UNKNOWN`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NamingError {
@@ -81,24 +118,52 @@ impl Naming {
         host: Option<&str>,
         name: &RepoName,
     ) -> Result<Place, NamingError> {
+        self.placement(namespace, host, name).map(|placement| placement.place)
+    }
+
+    /// As [`Naming::place`], with the rule that decided.
+    pub fn placement(
+        &self,
+        namespace: Option<&str>,
+        host: Option<&str>,
+        name: &RepoName,
+    ) -> Result<Placement, NamingError> {
+        let upstream =
+            |index: usize, rule| Ok(Placement { place: self.in_upstream(index, name), rule });
         if let Some(index) = self.by_namespace(namespace)? {
-            return Ok(self.in_upstream(index, name));
+            return upstream(index, NameRule::Namespace);
         }
         if let Some(index) = host.and_then(|host| self.by_host(host)) {
-            return Ok(self.in_upstream(index, name));
+            return upstream(index, NameRule::Host);
         }
         if let Some((first, _)) = name.split_first()
             && let Some(index) = self.by_component.get(first)
         {
-            return Ok(self.in_upstream(*index, name));
+            return upstream(*index, NameRule::Component);
         }
         if self.is_hosted(name) {
-            return Ok(Place::Hosted(name.clone()));
+            let place = Place::Hosted(name.clone());
+            return Ok(Placement { place, rule: NameRule::HostedPrefix });
         }
         match self.default {
-            Some(index) => Ok(self.in_upstream(index, name)),
+            Some(index) => upstream(index, NameRule::Default),
             None => Err(NamingError::NoUpstream(name.clone())),
         }
+    }
+
+    /// Whether a host that clients send is our own public name.
+    pub fn is_own(&self, host: &str) -> bool {
+        self.public_host.as_deref() == Some(&host.to_ascii_lowercase())
+    }
+
+    /// Whether a path that begins with `component` selects an upstream.
+    pub fn component_selects(&self, component: &str) -> bool {
+        self.by_component.contains_key(component)
+    }
+
+    /// Whether requests for that host select an upstream.
+    pub fn host_selects(&self, host: &str) -> bool {
+        self.by_host(host).is_some()
     }
 
     /// Whether a name lives here and nowhere else.

@@ -16,6 +16,7 @@ mod node_config;
 mod podman;
 mod registry;
 mod skopeo;
+mod transfer;
 
 use std::collections::BTreeMap;
 

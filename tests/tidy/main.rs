@@ -45,6 +45,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("sqlx", &["src/store/meta/sqlite.rs", "src/store/meta/sqlite/"]),
     ("memmap2", &["src/store/blob/map.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
+    ("indicatif", &["src/cli/progress.rs"]),
     ("tar", &["src/transfer/archive.rs"]),
     ("toml", &["src/config/"]),
     (

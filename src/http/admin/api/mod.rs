@@ -7,6 +7,7 @@
 //! | [`error`] | the one shape of errors |
 //! | [`status`] | the whole at a glance |
 //! | [`workers`] | background work |
+//! | [`transfer`] | images out of the cache and into it |
 //!
 //! To add an endpoint: write a handler with `#[utoipa::path]` in the file of its subject, name it
 //! in [`routes`], and regenerate `docs/openapi.json` as the test here says.
@@ -17,6 +18,7 @@ pub mod origin;
 pub mod status;
 mod time;
 pub mod token;
+pub mod transfer;
 pub mod workers;
 
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use self::error::Problem;
 use self::origin::Origins;
 use self::status::Process;
 use self::token::AdminToken;
+use self::transfer::Transfers;
 use super::Probes;
 use crate::background::Workers;
 use crate::clock::Clock;
@@ -58,6 +61,8 @@ pub struct ApiParts {
     pub probes: Probes,
     /// Background work.
     pub workers: Workers,
+    /// Exports and imports.
+    pub transfers: Transfers,
 }
 
 /// What handlers are given.
@@ -126,7 +131,9 @@ fn routes() -> OpenApiRouter<Arc<ApiParts>> {
     let routes = OpenApiRouter::default()
         .routes(routes!(get_openapi))
         .routes(routes!(status::get_status))
-        .routes(routes!(workers::list_workers));
+        .routes(routes!(workers::list_workers))
+        .routes(routes!(transfer::export_images))
+        .routes(routes!(transfer::import_images));
     OpenApiRouter::default().nest(PREFIX, routes)
 }
 
