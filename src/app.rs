@@ -13,6 +13,7 @@ use crate::background::{Tasks, Workers};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::hooks::{AllowAll, Hooks};
+use crate::http::admin::api::config::ConfigInForce;
 use crate::http::admin::api::origin::Origins;
 use crate::http::admin::api::status::Process;
 use crate::http::admin::api::token::{AdminToken, TokenError};
@@ -20,6 +21,7 @@ use crate::http::admin::api::transfer::Transfers;
 use crate::http::admin::api::{Api, ApiParts};
 use crate::http::admin::{Admin, Probes};
 use crate::http::metrics::HttpMetrics;
+use crate::http::recent::Recent;
 use crate::http::server::Server;
 use crate::http::v2::Registry;
 use crate::net::OwnAddresses;
@@ -30,6 +32,7 @@ use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
 use crate::store::{BlobStore, Hot, HotOptions, MetaStore, StoreError};
+use crate::telemetry::filter::LogFilter;
 use crate::telemetry::{self, TelemetryError};
 use crate::transfer::Holdings;
 use crate::upstream::{
@@ -95,19 +98,19 @@ pub enum AppError {
 pub fn serve(config: Config) -> Result<(), AppError> {
     let filter = std::env::var(telemetry::FILTER_VARIABLE).ok();
     let json = config.log.format == LogFormat::Json;
-    telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
+    let log = telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Each fill has one of these threads, and reading the disk must never wait for upstream.
         .max_blocking_threads(DISK_THREADS_MAX + config.fill.concurrent_max)
         .build()
         .map_err(AppError::Runtime)?;
-    let result = runtime.block_on(run(config));
+    let result = runtime.block_on(run(config, log));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     result
 }
 
-async fn run(config: Config) -> Result<(), AppError> {
+async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
@@ -149,14 +152,17 @@ async fn run(config: Config) -> Result<(), AppError> {
         metrics: PullMetrics::new(&registry)?,
     });
 
+    let naming = Arc::new(Naming::new(config.naming.clone()));
+    let recent = Recent::new(clock.clone());
     let metrics = HttpMetrics::new(&registry)?;
     let probes = Probes::new(blobs, meta, tasks.stopping());
     let api = Arc::new(Registry {
-        puller,
-        naming: Arc::new(Naming::new(config.naming.clone())),
+        puller: puller.clone(),
+        naming: Arc::clone(&naming),
         hooks,
         metrics: metrics.clone(),
         probes: probes.clone(),
+        recent: recent.clone(),
         id,
     });
     let process = Process {
@@ -171,6 +177,14 @@ async fn run(config: Config) -> Result<(), AppError> {
         probes: probes.clone(),
         workers: workers.clone(),
         transfers: transfers(&config, holdings, &tasks),
+        puller,
+        naming,
+        recent,
+        config: ConfigInForce {
+            settings: config.in_force.clone(),
+            notices: config.notices.clone(),
+        },
+        log,
     };
     let operator = operator_api(&config, operator)?;
     let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone(), api: operator });
@@ -201,10 +215,9 @@ pub async fn open_holdings(config: &Config) -> Result<Holdings, StoreError> {
 }
 
 /// Exports and imports under that configuration.
-pub fn transfers(config: &Config, holdings: Holdings, tasks: &Tasks) -> Transfers {
+fn transfers(config: &Config, holdings: Holdings, tasks: &Tasks) -> Transfers {
     Transfers {
         holdings,
-        naming: Arc::new(Naming::new(config.naming.clone())),
         upstreams: config.upstreams.iter().map(|(upstream, _)| upstream.name.clone()).collect(),
         blob_bytes_max: config.fill.blob_bytes_max,
         tasks: tasks.clone(),

@@ -49,6 +49,24 @@ pub(super) enum Command {
     /// Show what a running Pierhead is doing; exit status 1 if it is not ready
     #[command(after_help = AFTER_CLIENT)]
     Status(StatusArgs),
+    /// Tell what the next pull of an image would be, and why; exit status 1 if it would get nothing
+    #[command(after_help = AFTER_CLIENT)]
+    Explain(ExplainArgs),
+    /// List what was pulled through, or show what is here of one image
+    #[command(after_help = AFTER_CLIENT)]
+    Images(ImagesArgs),
+    /// Ask upstream what a tag means, however fresh the last answer is
+    #[command(after_help = AFTER_CLIENT)]
+    Refresh(ImageArgs),
+    /// Forget a tag, a digest or a whole repository, and remove what nothing else uses
+    ///
+    /// Without a tag or digest the whole repository is meant. What clients are reading they read to
+    /// its end; the next pull fetches anew.
+    #[command(after_help = AFTER_CLIENT)]
+    Purge(ImageArgs),
+    /// Show what is logged, or change it until the server ends
+    #[command(after_help = AFTER_CLIENT)]
+    LogLevel(LogLevelArgs),
 }
 
 /// In which form a command answers.
@@ -127,6 +145,65 @@ pub(super) struct StatusArgs {
     pub(super) target: Target,
 }
 
+/// `explain`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// The image as a client would write it; `latest` is meant where it has no tag
+    pub(super) image: String,
+    /// What containerd would send as `?ns=`
+    #[arg(long, value_name = "REGISTRY")]
+    pub(super) ns: Option<String>,
+    /// Ask upstream too, by one HEAD
+    #[arg(long)]
+    pub(super) probe: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `images`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ImagesArgs {
+    /// Show what is here of this image
+    pub(super) image: Option<String>,
+    /// Begin after this image: the last one of the page before
+    #[arg(long, value_name = "IMAGE", conflicts_with = "image")]
+    pub(super) after: Option<String>,
+    /// List this many at most, up to 1000
+    #[arg(long, value_name = "NUMBER", conflicts_with = "image")]
+    pub(super) limit: Option<NonZeroU32>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `refresh` and `purge`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ImageArgs {
+    /// The image as a client would write it
+    pub(super) image: String,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `log-level`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct LogLevelArgs {
+    /// A level, or levels of targets: `debug`, `info,pierhead::upstream=debug`
+    pub(super) filter: Option<String>,
+    /// Go back to what the configuration says
+    #[arg(long, conflicts_with = "filter")]
+    pub(super) reset: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
 /// The commands about configuration.
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -192,6 +269,11 @@ With a configuration:
 Asking a running one:
   pierhead status                                     what it is doing
   pierhead status --watch                             the same, again and again
+  pierhead explain debian:12                          why a pull of it would be slow, stale or denied
+  pierhead images                                     what is in the cache
+  pierhead refresh debian:12                          see a moved tag at once
+  pierhead purge ghcr.io/OWNER/IMAGE                  forget a repository
+  pierhead log-level info,pierhead::upstream=debug    until it ends
 
 Exit status:
   0  yes, or done
@@ -233,6 +315,15 @@ mod tests {
             "pierhead export a b:1 --to x.tar --platform linux/amd64,linux/arm/v7",
             "pierhead export --all --to - --output json --url http://a",
             "pierhead import - --as a/b:1",
+            "pierhead explain debian:12 --probe --ns docker.io",
+            "pierhead images",
+            "pierhead images debian --output json",
+            "pierhead images --after a/b:c --limit 7",
+            "pierhead refresh debian",
+            "pierhead purge debian@sha256:x",
+            "pierhead log-level",
+            "pierhead log-level debug",
+            "pierhead log-level --reset",
             "pierhead status --watch 5 --output json --url http://a --token-file t --ca-file c",
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -11,16 +11,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::unfold;
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use url::Url;
 
 use super::args::Target;
-use super::output::{Exit, Failure};
+use super::output::{Console, Exit, Failure, Format};
 use super::{load, variable};
 use crate::http::admin::api::PREFIX;
 use crate::http::admin::api::error::ErrorBody;
@@ -58,6 +60,24 @@ impl Answer {
     /// The JSON on one line.
     pub(super) fn line(&self) -> String {
         format!("{}\n", self.0.trim_end())
+    }
+
+    /// Shows the answer in the wanted form, and returns what it says.
+    pub(super) fn show<T: DeserializeOwned>(
+        &self,
+        format: Format,
+        console: &mut Console<'_>,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<T, Failure> {
+        let answer = self.read()?;
+        let shown = match format {
+            Format::Json => self.line(),
+            Format::Text => text(&answer),
+        };
+        match console.tell(&shown) {
+            Ok(_) => Ok(answer),
+            Err(error) => Err(Failure::new(Exit::No, "output", error)),
+        }
     }
 
     /// What it says.
@@ -154,6 +174,21 @@ impl Client {
         self.send(request.body(reqwest::Body::wrap_stream(stream))).await
     }
 
+    /// POST of `body` to `path` below the API's prefix.
+    pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
+        self.send(with_json(self.request(Method::POST, path, &[]), body)?).await
+    }
+
+    /// PUT of `body` to `path` below the API's prefix.
+    pub(super) async fn put(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
+        self.send(with_json(self.request(Method::PUT, path, &[]), body)?).await
+    }
+
+    /// DELETE of `path` below the API's prefix.
+    pub(super) async fn delete(&self, path: &str) -> Result<Answer, Failure> {
+        self.send(self.request(Method::DELETE, path, &[])).await
+    }
+
     fn request(
         &self,
         method: Method,
@@ -222,6 +257,14 @@ impl Client {
         };
         Failure { exit, code: error.code, message: error.message, help: error.help }
     }
+}
+
+fn with_json(
+    request: reqwest::RequestBuilder,
+    body: &impl Serialize,
+) -> Result<reqwest::RequestBuilder, Failure> {
+    let json = serde_json::to_vec(body).map_err(|error| Failure::new(Exit::No, "json", error))?;
+    Ok(request.header(CONTENT_TYPE, "application/json").body(json))
 }
 
 /// Runs a command that waits for the network.

@@ -5,8 +5,12 @@
 //! line in [`main`].
 
 mod args;
+mod change;
 mod client;
 mod config;
+mod explain;
+mod images;
+mod log_level;
 mod node_config;
 mod output;
 mod progress;
@@ -51,17 +55,26 @@ pub fn main(
     };
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let console = &mut Console::new(&mut out, &mut err);
+    // A command that asks a running Pierhead.
+    macro_rules! asked {
+        ($args:ident, $command:path) => {{
+            let done = Client::new(&$args.target, &variables)
+                .and_then(|client| block_on($command(&$args, &client, console)));
+            done.unwrap_or_else(|failure| console.fail(&failure, $args.output.format))
+        }};
+    }
     let exit = match args.command {
         Command::Serve { config } => serve::serve(config, variables, app::serve, console),
         Command::Config(ConfigCommand::Check { file, output }) => {
             config::check(file, variables, output.format, console)
         }
         Command::Config(ConfigCommand::Example) => config::example(console),
-        Command::Status(args) => {
-            let done = Client::new(&args.target, &variables)
-                .and_then(|client| block_on(status::status(&args, &client, console)));
-            done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
-        }
+        Command::Status(args) => asked!(args, status::status),
+        Command::Explain(args) => asked!(args, explain::explain),
+        Command::Images(args) => asked!(args, images::images),
+        Command::Refresh(args) => asked!(args, change::refresh),
+        Command::Purge(args) => asked!(args, change::purge),
+        Command::LogLevel(args) => asked!(args, log_level::log_level),
         Command::Export(args) => {
             let done = block_on(transfer::export(&args, &variables, console));
             done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))

@@ -183,6 +183,12 @@ impl Table {
     }
 }
 
+/// A digest that people can still tell from others.
+pub(super) fn short(digest: &str) -> String {
+    let digits = digest.split_once(':').map_or(digest, |(_, digits)| digits);
+    digits.chars().take(12).collect()
+}
+
 /// A number of bytes in the units of the configuration.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

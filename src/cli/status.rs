@@ -4,9 +4,15 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::client::{Answer, Client};
-use super::output::{Console, Exit, Failure, Format, Table, period};
+use super::output::{Console, Exit, Failure, Format, Table, bytes, period, printable, short};
+use crate::http::admin::api::fills::Fill;
+use crate::http::admin::api::recent::RecentEvent;
 use crate::http::admin::api::status::Status;
+use crate::http::admin::api::upstreams::Upstream;
 use crate::http::admin::api::workers::Worker;
+
+/// How many events are shown to people; scripts get all of them.
+const EVENTS_SHOWN_MAX: usize = 12;
 
 /// Puts the terminal's cursor into the first corner.
 const HOME: &str = "\u{1b}[H";
@@ -70,22 +76,75 @@ fn text(status: &Status) -> String {
     let state = if status.ready { "ready" } else { "NOT READY" };
     let mut text =
         format!("pierhead {}, {state}, up {}\n", status.version, period(status.uptime_seconds));
-    for reason in &status.reasons {
-        text.push_str(&format!("  ! {reason}\n"));
+    for reason in status.reasons.iter().chain(&status.notices) {
+        text.push_str(&format!("  ! {}\n", printable(reason)));
     }
     let mut table = Table::bare();
     table.row(["registry", &status.listeners.registry]);
     table.row(["operator", &status.listeners.admin]);
     table.row(["storage", &status.storage.path]);
     text.push_str(&table.text(""));
-    if !status.workers.is_empty() {
-        text.push_str("\nbackground work\n");
-        text.push_str(&workers(&status.workers).text("  "));
-    }
+    let mut section = |title: &str, empty: &str, table: Option<Table>| {
+        text.push_str(&match table {
+            Some(table) => format!("\n{title}\n{}", table.text("  ")),
+            None => format!("\n{title}: {empty}\n"),
+        });
+    };
+    section("upstreams", "none that was asked", upstreams(&status.upstreams));
+    section("fills", "none", fills(&status.fills));
+    section("background work", "none", workers(&status.workers));
+    section("trouble lately", "none", recent(&status.recent));
     text
 }
 
-fn workers(workers: &[Worker]) -> Table {
+/// Those that were asked since the start: the others say nothing.
+fn upstreams(upstreams: &[Upstream]) -> Option<Table> {
+    let mut table = Table::new(&["NAME", "STATE", "RATE LIMIT", "LAST ERROR"]);
+    let mut asked = false;
+    for upstream in upstreams.iter().filter(|upstream| upstream.state != "untried") {
+        asked = true;
+        let limit = upstream.rate_limit.as_ref().map(|limit| match limit.limit {
+            Some(of) => format!("{} of {of} left", limit.remaining),
+            None => format!("{} left", limit.remaining),
+        });
+        let failed = upstream.endpoints.iter().filter(|e| e.last_failure > e.last_answer);
+        let failed = failed.max_by(|a, b| a.last_failure.cmp(&b.last_failure));
+        let error = failed.map(|endpoint| {
+            let when = endpoint.last_failure.as_deref().unwrap_or_default();
+            let error = endpoint.last_error.as_deref().unwrap_or_default();
+            format!("{} {when}: {error}", endpoint.url)
+        });
+        table.row([
+            upstream.name.clone(),
+            upstream.state.replace('_', " "),
+            limit.unwrap_or_else(|| "-".to_owned()),
+            error.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    asked.then_some(table)
+}
+
+fn fills(fills: &[Fill]) -> Option<Table> {
+    let mut table = Table::new(&["BLOB", "IMAGE", "STATE", "LANDED", "RATE", "AGE", "FOLLOWERS"]);
+    for fill in fills {
+        let landed = match fill.total_bytes {
+            Some(total) => format!("{} of {}", bytes(fill.landed_bytes), bytes(total)),
+            None => bytes(fill.landed_bytes),
+        };
+        table.row([
+            short(&fill.digest),
+            fill.image.clone(),
+            fill.state.clone(),
+            landed,
+            format!("{}/s", bytes(fill.bytes_per_second as u64)),
+            period(fill.age_seconds),
+            fill.followers.to_string(),
+        ]);
+    }
+    (!fills.is_empty()).then_some(table)
+}
+
+fn workers(workers: &[Worker]) -> Option<Table> {
     let mut table = Table::new(&["NAME", "STATE", "PROGRESS", "ROUNDS", "FAILED", "LAST ERROR"]);
     for worker in workers {
         let progress = worker.progress.as_ref().map(|progress| match progress.total {
@@ -98,8 +157,33 @@ fn workers(workers: &[Worker]) -> Table {
             progress.unwrap_or_else(|| "-".to_owned()),
             worker.rounds.to_string(),
             worker.failures.to_string(),
-            worker.last_error.clone().unwrap_or_default(),
+            worker.last_error.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
-    table
+    (!workers.is_empty()).then_some(table)
+}
+
+fn recent(events: &[RecentEvent]) -> Option<Table> {
+    let mut table =
+        Table::new(&["LAST", "TIMES", "TROUBLE", "STATUS", "CACHE", "TOOK", "CLIENT", "WHAT"]);
+    for event in events.iter().take(EVENTS_SHOWN_MAX) {
+        let cache = [event.cache.as_str(), event.reason.as_str()];
+        let cache: Vec<&str> = cache.into_iter().filter(|word| !word.is_empty()).collect();
+        let mut what = event.path.clone();
+        if let Some(error) = &event.error {
+            what.push_str(": ");
+            what.push_str(error);
+        }
+        table.row([
+            event.at.clone(),
+            event.times.to_string(),
+            event.trouble.clone(),
+            event.status.to_string(),
+            if cache.is_empty() { "-".to_owned() } else { cache.join(" ") },
+            period(event.seconds),
+            event.client.clone(),
+            what,
+        ]);
+    }
+    (!events.is_empty()).then_some(table)
 }

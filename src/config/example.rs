@@ -5,7 +5,6 @@
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// The example with every key counting.
-#[cfg(test)]
 pub(super) fn uncommented() -> String {
     let mut text = String::new();
     for line in EXAMPLE.lines() {

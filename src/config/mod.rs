@@ -10,6 +10,7 @@ mod defaults;
 mod env;
 mod error;
 pub mod example;
+mod in_force;
 mod resolve;
 mod safety;
 mod secrets;
@@ -33,6 +34,7 @@ pub use self::secrets::{ReadFile, read_from_disk};
 use self::error::Problems;
 use self::sections::Raw;
 use self::source::{Document, Origin};
+use crate::http::admin::api::config::Setting;
 use crate::http::settings::ServerSettings;
 use crate::pull::settings::{FillSettings, NamingSettings, TagSettings};
 use crate::upstream::settings::UpstreamSettings;
@@ -59,6 +61,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// What the operator should know although it is allowed; to be logged at the start.
     pub notices: Vec<String>,
+    /// Every key with the value that counts and where it came from: for operators to read.
+    pub in_force: Vec<Setting>,
 }
 
 /// Where content is kept.

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::builtin::{self, BUILT_IN, BuiltIn};
 use super::error::Problems;
+use super::in_force;
 use super::safety;
 use super::secrets::{ReadFile, check_certificates, read_secret};
 use super::sections::{
@@ -40,6 +41,14 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
     let public_url = raw.server.public_url.as_ref().and_then(|at| at.value.0.clone());
     let default_upstream = default_upstream(&raw, problems);
     let upstreams = enabled(raw.upstream);
+    let sections = [
+        in_force::part("server", &raw.server),
+        in_force::part("storage", &raw.storage),
+        in_force::part("hosted", &raw.hosted),
+        in_force::part("fill", &raw.fill),
+        in_force::part("log", &raw.log),
+    ];
+    let in_force = in_force::settings(&sections, &upstreams, default_upstream.as_ref(), problems);
 
     let server = server(&raw.server);
     safety::check_listeners(&server, &raw.server, problems);
@@ -79,6 +88,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         log: log(&raw.log),
         public_url,
         notices,
+        in_force,
     })
 }
 

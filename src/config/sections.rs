@@ -30,6 +30,15 @@ pub(super) trait Section {
         value: &DeValue<'_>,
         origin: &Origin,
     ) -> Option<Result<(), Refusal>>;
+    /// What was set, as it was written.
+    fn shown(&self) -> &BTreeMap<&'static str, Shown>;
+}
+
+/// A value as it was written, and where.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) value: serde_json::Value,
+    pub(super) origin: Origin,
 }
 
 /// One list of keys makes the struct, the names and the reader: they cannot disagree.
@@ -43,6 +52,7 @@ macro_rules! section {
         #[derive(Debug, Default)]
         pub(super) struct $name {
             $(pub(super) $field: Option<At<$type>>,)*
+            shown: BTreeMap<&'static str, Shown>,
         }
 
         impl Section for $name {
@@ -57,14 +67,45 @@ macro_rules! section {
                 origin: &Origin,
             ) -> Option<Result<(), Refusal>> {
                 match key {
-                    $(stringify!($field) => Some(<$type as Value>::read(value).map(|value| {
-                        self.$field = Some(At { value, origin: origin.clone() });
+                    $(stringify!($field) => Some(<$type as Value>::read(value).map(|read| {
+                        self.$field = Some(At { value: read, origin: origin.clone() });
+                        let shown = Shown { value: to_json(value), origin: origin.clone() };
+                        self.shown.insert(stringify!($field), shown);
                     })),)*
                     _ => None,
                 }
             }
+
+            fn shown(&self) -> &BTreeMap<&'static str, Shown> {
+                &self.shown
+            }
         }
     };
+}
+
+/// A value of TOML in JSON.
+pub(super) fn to_json(value: &DeValue<'_>) -> serde_json::Value {
+    match value {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Boolean(value) => (*value).into(),
+        DeValue::Array(items) => items.iter().map(|item| to_json(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let pair = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+                let key: &std::borrow::Cow<'_, str> = key.get_ref();
+                (key.to_string(), to_json(value.get_ref()))
+            };
+            serde_json::Value::Object(table.iter().map(pair).collect())
+        }
+        DeValue::Integer(number) => number
+            .as_str()
+            .parse::<i64>()
+            .map_or_else(|_| number.to_string().into(), serde_json::Value::from),
+        DeValue::Float(number) => number
+            .as_str()
+            .parse::<f64>()
+            .map_or_else(|_| number.to_string().into(), serde_json::Value::from),
+        DeValue::Datetime(time) => time.to_string().into(),
+    }
 }
 
 section! {

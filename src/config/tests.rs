@@ -424,6 +424,7 @@ fn the_example_is_the_defaults() {
         let invented = ["registry.example.com:5000", "tokens.example.com"];
         let mut config = config.clone();
         config.notices.clear();
+        config.in_force.clear();
         config.upstreams.retain(|(u, _)| !invented.contains(&u.name.as_str()));
         config.naming.upstreams.retain(|u| !invented.contains(&u.name.as_str()));
         format!("{config:#?}")
@@ -433,6 +434,46 @@ fn the_example_is_the_defaults() {
     let uncommented = good(&example::uncommented());
     assert_eq!(uncommented.upstreams.len(), defaults.upstreams.len() + 2);
     assert_eq!(shown(&uncommented), shown(&defaults));
+}
+
+#[test]
+fn what_is_in_force_says_where_it_came_from() {
+    let text = "[server]\n\nlisten = \"0.0.0.0:5000\"\n[upstream.\"a.example\"]\nalias = \"a\"\n";
+    let variables = [("PIERHEAD_FILL__CONCURRENT_MAX", "7"), ("PIERHEAD_LOG__LEVEL", "debug")];
+    let config = with_vars(text, &variables).unwrap();
+    let shown = |key: &str| {
+        let setting = config.in_force.iter().find(|setting| setting.key == key);
+        let setting = setting.unwrap_or_else(|| panic!("no {key}"));
+        (setting.value.to_string(), setting.set_by.clone().unwrap_or_default())
+    };
+    for (key, value, set_by) in [
+        ("server.listen", "\"0.0.0.0:5000\"", "line 3"),
+        ("server.admin_listen", "\"127.0.0.1:5001\"", ""),
+        ("fill.concurrent_max", "7", "PIERHEAD_FILL__CONCURRENT_MAX"),
+        ("log.level", "\"debug\"", "PIERHEAD_LOG__LEVEL"),
+        ("hosted.prefixes", "[\"hosted/\"]", ""),
+        ("upstream.\"a.example\".alias", "\"a\"", "line 5"),
+        ("upstream.\"a.example\".endpoints", "[\"https://a.example\"]", ""),
+        ("upstream.\"a.example\".tag_ttl", "\"60s\"", ""),
+        ("upstream.\"a.example\".default", "false", ""),
+        ("upstream.\"a.example\".password_file", "null", ""),
+        ("upstream.\"docker.io\".default", "true", ""),
+        ("upstream.\"docker.io\".endpoints", "[\"https://registry-1.docker.io\"]", ""),
+    ] {
+        assert_eq!(shown(key), (value.to_owned(), set_by.to_owned()), "{key}");
+    }
+}
+
+#[test]
+fn every_section_is_shown_in_force() {
+    let text = example::uncommented();
+    let table = DeTable::parse(&text).unwrap();
+    let config = good("");
+    for section in table.get_ref().keys() {
+        let prefix = format!("{}.", section.get_ref());
+        let shown = config.in_force.iter().any(|setting| setting.key.starts_with(&prefix));
+        assert!(shown, "[{}] is missing in resolve.rs, `sections`", section.get_ref());
+    }
 }
 
 #[test]

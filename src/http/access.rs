@@ -1,10 +1,13 @@
 //! The record of one request: its metrics and its log line, written when the answer has ended.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::body::BodyError;
 use super::metrics::HttpMetrics;
+use super::recent::{Course, Event, Recent};
 
 /// What is known of one request. Dropping it writes the log line, however the request ended.
 #[derive(Debug)]
@@ -27,7 +30,11 @@ pub struct Access {
     pub status: StatusCode,
     /// The cache's part, and the reason.
     pub outcome: (&'static str, &'static str),
+    /// Where trouble is remembered, if it is.
+    pub recent: Option<Recent>,
+    head: Option<Duration>,
     body_bytes: u64,
+    broke_off: bool,
     error: Option<String>,
 }
 
@@ -52,14 +59,19 @@ impl Access {
             // What nginx calls a client that left before its answer had begun.
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::OK),
             outcome: ("", ""),
+            recent: None,
+            head: None,
             body_bytes: 0,
+            broke_off: false,
             error: None,
         }
     }
 
     /// The head of the answer is decided.
-    pub fn head_decided(&self) {
-        let seconds = self.began.elapsed().as_secs_f64();
+    pub fn head_decided(&mut self) {
+        let head = self.began.elapsed();
+        self.head = Some(head);
+        let seconds = head.as_secs_f64();
         self.metrics.answered(self.kind, self.status, self.outcome, seconds);
     }
 
@@ -75,7 +87,33 @@ impl Access {
 
     /// The body broke off.
     pub fn failed(&mut self, error: &BodyError) {
+        self.broke_off = true;
         self.error = Some(error.to_string());
+    }
+
+    fn remember(&self, recent: &Recent) {
+        let whole = self.began.elapsed();
+        let head = self.head.unwrap_or(whole);
+        let stale = self.outcome.0 == "stale";
+        let course = Course { status: self.status, stale, broke_off: self.broke_off, head, whole };
+        let Some(trouble) = course.trouble() else { return };
+        recent.note(Event {
+            trouble,
+            at: recent.now(),
+            times: 1,
+            image: self.scope.as_ref().map(ToString::to_string),
+            method: self.method.to_string(),
+            path: self.path.clone(),
+            status: self.status.as_u16(),
+            cache: self.outcome.0,
+            reason: self.outcome.1,
+            error: self.error.clone(),
+            client: self.client,
+            request_id: self.request_id.clone(),
+            head,
+            whole,
+            bytes: self.body_bytes,
+        });
     }
 }
 
@@ -86,6 +124,9 @@ impl Drop for Access {
         // Probes come every few seconds and say nothing.
         if self.kind == "probe" && self.status.is_success() {
             return;
+        }
+        if let Some(recent) = &self.recent {
+            self.remember(recent);
         }
         tracing::info!(
             target: "pierhead::access",

@@ -11,6 +11,7 @@
 //! | [`body`] | response bodies |
 //! | [`error`] | the only place that chooses statuses |
 //! | [`access`], [`metrics`] | what is written and counted of every request |
+//! | [`recent`] | what went wrong lately |
 
 pub mod access;
 pub mod activity;
@@ -19,6 +20,7 @@ pub mod body;
 pub mod caller;
 pub mod error;
 pub mod metrics;
+pub mod recent;
 pub mod route;
 pub mod server;
 pub mod settings;

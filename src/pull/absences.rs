@@ -39,10 +39,15 @@ impl Absences {
 
     /// What upstream said of it a short while ago.
     pub fn get(&self, scope: &Scope, what: &Absent) -> Option<PullError> {
+        self.until(scope, what).map(|(_, error)| error)
+    }
+
+    /// As [`Absences::get`], with the time until which it is remembered.
+    pub fn until(&self, scope: &Scope, what: &Absent) -> Option<(Timestamp, PullError)> {
         let key = (scope.clone(), what.clone());
         let (until, error) = self.known.get(&key)?;
         if self.clock.now() < until {
-            return Some(error);
+            return Some((until, error));
         }
         self.known.invalidate(&key);
         None

@@ -6,8 +6,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::oci::{Digest, Mismatch};
 use crate::scope::{Scope, UpstreamName};
@@ -109,10 +111,64 @@ pub struct Flight {
     /// Nothing is sent before the digest is known to be right, because content under this digest
     /// was wrong a short while ago.
     pub strict: bool,
+    began: Instant,
     progress: watch::Receiver<Progress>,
+    /// Held once here and once by every follower.
+    followed: Arc<()>,
+}
+
+/// What an operator sees of a running fill.
+#[derive(Clone, Debug)]
+pub struct FillStatus {
+    /// The blob.
+    pub digest: Digest,
+    /// The repository through which it is asked for.
+    pub scope: Scope,
+    /// `asking`, `growing`, `verified`, or for a moment `failed`.
+    pub state: &'static str,
+    /// How many bytes have landed.
+    pub landed: u64,
+    /// The blob's size in bytes, where upstream said it.
+    pub total: Option<u64>,
+    /// How long ago it began.
+    pub age: Duration,
+    /// Answers that read from it now.
+    pub followers: usize,
+    /// Whether nothing of it is sent before it is verified.
+    pub strict: bool,
+}
+
+/// Says that somebody follows a flight, for as long as it lives.
+#[derive(Clone, Debug)]
+pub struct Following {
+    _counted: Arc<()>,
 }
 
 impl Flight {
+    /// Counts a follower.
+    pub fn following(&self) -> Following {
+        Following { _counted: Arc::clone(&self.followed) }
+    }
+
+    fn status(&self, key: &FlightKey) -> FillStatus {
+        let (state, landed, total) = match &*self.progress.borrow() {
+            Progress::Asking => ("asking", 0, None),
+            Progress::Growing { total, landed, .. } => ("growing", *landed, *total),
+            Progress::Verified { len, .. } => ("verified", *len, Some(*len)),
+            Progress::Failed(_) => ("failed", 0, None),
+        };
+        FillStatus {
+            digest: key.digest,
+            scope: self.led_by.clone(),
+            state,
+            landed,
+            total,
+            age: self.began.elapsed(),
+            followers: Arc::strong_count(&self.followed).saturating_sub(1),
+            strict: self.strict,
+        }
+    }
+
     /// Whether the content is whole and right; the store may not have it yet.
     pub fn is_verified(&self) -> bool {
         matches!(*self.progress.borrow(), Progress::Verified { .. })
@@ -147,7 +203,13 @@ impl Flights {
             return Role::Follow(Arc::clone(flight));
         }
         let (sender, progress) = watch::channel(Progress::Asking);
-        let flight = Arc::new(Flight { led_by: scope.clone(), strict, progress });
+        let flight = Arc::new(Flight {
+            led_by: scope.clone(),
+            strict,
+            began: Instant::now(),
+            progress,
+            followed: Arc::default(),
+        });
         running.insert(key.clone(), Arc::clone(&flight));
         let permit = Permit { key: key.clone(), sender, flights: self.clone() };
         Role::Lead(flight, permit)
@@ -156,6 +218,20 @@ impl Flights {
     /// The flight under `key`, if one runs.
     pub fn get(&self, key: &FlightKey) -> Option<Arc<Flight>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// What each of them is doing, the oldest first.
+    pub fn list(&self) -> Vec<FillStatus> {
+        let flights: Vec<_> = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(key, flight)| (key.clone(), Arc::clone(flight)))
+            .collect();
+        let mut list: Vec<_> = flights.iter().map(|(key, flight)| flight.status(key)).collect();
+        list.sort_by_key(|fill| std::cmp::Reverse(fill.age));
+        list
     }
 
     /// How many fills run.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::flight::{Content, FillError, Flight, Progress};
+use super::flight::{Content, FillError, Flight, Following, Progress};
 use crate::store::Blob;
 
 /// How much of an answer is held back until the digest is known to be right, in bytes. Blobs up to
@@ -151,12 +151,14 @@ pub struct Follower {
     progress: watch::Receiver<Progress>,
     trust: Trust,
     size: Option<u64>,
+    _following: Following,
 }
 
 impl Follower {
     /// Waits until the answer's head can be sent: upstream has answered, and where the blob is
     /// small or the flight strict, the content is verified. Cancel-safe.
     pub async fn ready(flight: &Flight) -> Result<Self, FillError> {
+        let following = flight.following();
         let mut progress = flight.watch();
         let trust = if flight.strict { Trust::Strict } else { Trust::HoldBack };
         let ready = |progress: &Progress| match progress {
@@ -172,7 +174,7 @@ impl Follower {
             Progress::Growing { total, .. } => *total,
             Progress::Asking => None,
         };
-        Ok(Self { progress, trust, size })
+        Ok(Self { progress, trust, size, _following: following })
     }
 
     /// Waits until upstream has answered: the blob's size in bytes, where it is known. Cancel-safe.

@@ -11,6 +11,7 @@
 //! | [`links`], [`absences`], [`condemned`] | what is known to be there, not there, and suspect |
 //! | [`denials`] | who may still see what is kept |
 //! | [`tags`], [`referrers`] | the two lists |
+//! | [`image`], [`explain`], [`inspect`], [`purge`] | for operators: what a pull would be and why, what is here, and forgetting it |
 //! | [`outcome`] | what the cache did, in the words of logs, metrics and headers |
 
 pub mod absences;
@@ -20,15 +21,18 @@ pub mod condemned;
 pub mod decide;
 pub mod denials;
 pub mod error;
+pub mod explain;
 pub mod fetch;
 pub mod flight;
 pub mod follow;
 pub mod image;
+pub mod inspect;
 pub mod links;
 pub mod manifest;
 pub mod metrics;
 pub mod naming;
 pub mod outcome;
+pub mod purge;
 pub mod referrers;
 pub mod resolve;
 pub mod settings;

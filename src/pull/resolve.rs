@@ -24,7 +24,7 @@ const SLOW_FAILURE: Duration = Duration::from_secs(1);
 /// What upstream says a tag means.
 #[derive(Clone, Debug)]
 pub(super) struct Confirmed {
-    digest: Digest,
+    pub(super) digest: Digest,
     media_type: Option<MediaType>,
     size: Option<u64>,
     /// The manifest itself came with the answer and is kept.
@@ -64,7 +64,7 @@ impl Puller {
     }
 
     /// The latest confirmed meaning of the tag.
-    async fn latest(&self, scope: &Scope, tag: &Tag) -> Option<Arc<TagRecord>> {
+    pub(super) async fn latest(&self, scope: &Scope, tag: &Tag) -> Option<Arc<TagRecord>> {
         if let Some(record) = self.hot.tag(scope, tag) {
             return Some(record);
         }
@@ -81,7 +81,7 @@ impl Puller {
     }
 
     /// Asks upstream what the tag means, unless it just failed to say or said that there is none.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         site: &Site,
         scope: &Scope,

@@ -18,7 +18,7 @@ use crate::scope::UpstreamName;
 
 use super::auth::Auth;
 use super::credentials::CredentialSource;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, EndpointStatus};
 use super::error::{Failure, UpstreamError};
 use super::limits::RateLimit;
 use super::loop_guard::{Hops, LoopId};
@@ -114,6 +114,12 @@ impl Upstream {
     /// What the upstream last said about our allowance, if it ever did.
     pub fn rate_limit(&self) -> Option<RateLimit> {
         *self.inner.wire.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How its endpoints are doing, in the order of the settings.
+    pub fn status(&self) -> Vec<EndpointStatus> {
+        let now = self.inner.wire.clock.now();
+        self.inner.endpoints.iter().map(|endpoint| endpoint.status(now)).collect()
     }
 
     /// The endpoints in the order to ask them.

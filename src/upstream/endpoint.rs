@@ -33,6 +33,31 @@ pub(super) struct Endpoint {
     /// to learn it anew.
     scheme: Mutex<Option<Arc<AuthScheme>>>,
     resting_until_ms: AtomicU64,
+    contact: Mutex<Contact>,
+}
+
+/// How talking to an endpoint went lately.
+#[derive(Clone, Debug, Default)]
+struct Contact {
+    /// When it last answered a question, if only with "not found".
+    answered_at: Option<Timestamp>,
+    /// The last failure that was no answer of that kind, and when it was.
+    failed: Option<(Timestamp, Failure)>,
+}
+
+/// What an operator sees of an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointStatus {
+    /// Where it is.
+    pub url: SafeUrl,
+    /// Whether it was in trouble a moment ago, and is asked after the others.
+    pub resting: bool,
+    /// When it last answered a question, if only with "not found".
+    pub answered_at: Option<Timestamp>,
+    /// When it last failed to, or refused.
+    pub failed_at: Option<Timestamp>,
+    /// Why it failed then.
+    pub failure: Option<Failure>,
 }
 
 /// How an endpoint wants to be logged in to.
@@ -127,6 +152,19 @@ impl Endpoint {
             host: host.into(),
             scheme: Mutex::new(None),
             resting_until_ms: AtomicU64::new(0),
+            contact: Mutex::default(),
+        }
+    }
+
+    pub(super) fn status(&self, now: Timestamp) -> EndpointStatus {
+        let contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (failed_at, failure) = contact.failed.unzip();
+        EndpointStatus {
+            url: SafeUrl::new(self.base.clone()),
+            resting: self.is_resting(now),
+            answered_at: contact.answered_at,
+            failed_at,
+            failure,
         }
     }
 
@@ -158,6 +196,19 @@ impl Endpoint {
 
     /// Takes note of how a request went.
     pub(super) fn note(&self, failure: Option<&Failure>, now: Timestamp) {
+        {
+            let mut contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
+            match failure {
+                None | Some(Failure::NotFound) => contact.answered_at = Some(now),
+                Some(failure) => {
+                    // A refusal is an answer, and worth showing.
+                    if matches!(failure, Failure::Denied { .. }) {
+                        contact.answered_at = Some(now);
+                    }
+                    contact.failed = Some((now, failure.clone()));
+                }
+            }
+        }
         let until = match failure {
             Some(Failure::RateLimited { retry_after: Some(after) }) => {
                 now.plus((*after).min(REST_MAX))

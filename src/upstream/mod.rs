@@ -32,6 +32,7 @@ mod tests;
 pub use blob::{BlobBody, BlobHead};
 pub use client::{Upstream, UpstreamParts};
 pub use credentials::{CredentialError, CredentialSource, Granted, StaticCredentials};
+pub use endpoint::EndpointStatus;
 pub use error::{ErrorKind, Failure, Misbehaved, Phase, UpstreamError};
 pub use http_transport::{HttpTransport, TransportSetupError};
 pub use limits::{RETRY_AFTER_MAX, RateLimit};

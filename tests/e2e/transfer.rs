@@ -12,10 +12,7 @@ use super::{Bench, NAME, binary, command, pierhead};
 /// Runs a command against a running Pierhead.
 fn told(pierhead: &Pierhead, args: &[&str]) -> Output {
     let token = pierhead.storage().join("admin.token");
-    command(args)
-        .args(["--url", pierhead.admin_url(), "--token-file"])
-        .arg(token)
-        .output()
+    command(args).args(["--url", pierhead.admin_url(), "--token-file"]).arg(token).output()
 }
 
 /// What a command printed in JSON, and its exit status.

@@ -50,7 +50,13 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("toml", &["src/config/"]),
     (
         "humantime",
-        &["src/config/", "src/pull/resolve.rs", "src/http/admin/api/time.rs", "src/cli/"],
+        &[
+            "src/config/",
+            "src/pull/resolve.rs",
+            "src/pull/explain.rs",
+            "src/http/admin/api/time.rs",
+            "src/cli/",
+        ],
     ),
     (
         "moka",

@@ -23,6 +23,7 @@ use super::body::Body;
 use super::caller;
 use super::error::ApiError;
 use super::metrics::HttpMetrics;
+use super::recent::Recent;
 use super::route::{self, Query, Route};
 use super::server::Service;
 use crate::hooks::{Context, Hooks, Object, Observation, Target};
@@ -55,6 +56,8 @@ pub struct Registry {
     pub metrics: HttpMetrics,
     /// `/livez` and `/readyz` answer here too.
     pub probes: Probes,
+    /// Where trouble is remembered.
+    pub recent: Recent,
     /// Which process this is, to notice requests that come back to it.
     pub id: LoopId,
 }
@@ -93,6 +96,7 @@ impl Service for Registry {
             head.uri.path().chars().take(LOGGED_PATH_CHARS_MAX).collect(),
             peer.ip(),
         ));
+        access.recent = Some(self.recent.clone());
         let answered = self.dispatch(&head, &request_id, peer, &mut access).await;
         let mut response = match answered {
             Ok(answer) => {

@@ -1,5 +1,7 @@
 //! What every [`MetaStore`] does. Run on each implementation by its tests.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 
@@ -22,6 +24,10 @@ pub(crate) async fn all(store: &dyn MetaStore) {
     tag_history_is_bounded(store).await;
     tags_page_in_byte_order(store).await;
     what_there_is_pages_in_order(store).await;
+    all_tags_page_in_order(store).await;
+    tags_are_forgotten(store).await;
+    scopes_are_forgotten(store).await;
+    links_are_found_wherever_they_are(store).await;
     refusals_keep_their_beginning(store).await;
     documents_are_replaced(store).await;
     documents_are_bounded(store).await;
@@ -222,6 +228,96 @@ async fn what_there_is_pages_in_order(store: &dyn MetaStore) {
     assert_eq!(store.manifests(&with[0], None, 2).await.unwrap(), sorted[..2]);
     assert_eq!(store.manifests(&with[0], Some(&sorted[1]), 9).await.unwrap(), sorted[2..]);
     assert_eq!(store.manifests(&without, None, 9).await.unwrap(), []);
+}
+
+async fn all_tags_page_in_order(store: &dyn MetaStore) {
+    let mut expected = Vec::new();
+    for (upstream, repo) in [("zz.io", "b"), ("zz.io", "b/c"), ("zz.io", "b-d"), ("zz.io:1", "a")] {
+        let scope = Scope { upstream: upstream.parse().unwrap(), repo: repo.parse().unwrap() };
+        for text in ["v2", "V1", "v1"] {
+            store.put_tag(&scope, &tag(text), &record(digest(1), 1)).await.unwrap();
+            let latest = TagRecord { size: Some(3), ..record(digest(2), 2) };
+            store.put_tag(&scope, &tag(text), &latest).await.unwrap();
+            expected.push((scope.clone(), tag(text), latest));
+        }
+    }
+    expected.sort_by(|a, b| {
+        let key = |(scope, tag, _): &(Scope, Tag, TagRecord)| {
+            (scope.upstream.to_string(), scope.repo.to_string(), tag.to_string())
+        };
+        key(a).cmp(&key(b))
+    });
+    // Everything before it is of other parts of the suite.
+    let before = Scope { upstream: "zz".parse().unwrap(), repo: "a".parse().unwrap() };
+    let all = store.list_tags(Some((&before, "")), u32::MAX).await.unwrap();
+    assert_eq!(all, expected);
+    let mut paged: Vec<(Scope, Tag, TagRecord)> = Vec::new();
+    loop {
+        let last = paged.last().map(|(scope, tag, _)| (scope, tag.as_str()));
+        let page = store.list_tags(Some(last.unwrap_or((&before, ""))), 5).await.unwrap();
+        let end = page.len() < 5;
+        paged.extend(page);
+        if end {
+            break;
+        }
+    }
+    assert_eq!(paged, expected);
+    assert!(store.list_tags(None, 0).await.unwrap().is_empty());
+    let first = store.list_tags(None, 1).await.unwrap();
+    assert_ne!(first[0].0.upstream.as_str(), "zz.io", "from the very beginning");
+}
+
+async fn tags_are_forgotten(store: &dyn MetaStore) {
+    let scope = scope("tags/forgotten");
+    for (text, n) in [("a", 1), ("a", 2), ("b", 1)] {
+        store.put_tag(&scope, &tag(text), &record(digest(n), 1)).await.unwrap();
+    }
+    assert!(store.remove_tag(&scope, &tag("a")).await.unwrap());
+    assert!(!store.remove_tag(&scope, &tag("a")).await.unwrap());
+    assert!(store.tag_history(&scope, &tag("a")).await.unwrap().is_empty());
+    assert_eq!(store.tags(&scope, None, 10).await.unwrap(), [tag("b")]);
+}
+
+async fn scopes_are_forgotten(store: &dyn MetaStore) {
+    let (gone, stays) = (scope("scopes/gone"), scope("scopes/stays"));
+    let at = Timestamp::from_unix_ms(1);
+    for scope in [&gone, &stays] {
+        let links = [(digest(1), bare(LinkKind::Blob)), (digest(2), bare(LinkKind::Named))];
+        store.put_links(scope, &links).await.unwrap();
+        store.put_tag(scope, &tag("t"), &record(digest(3), 1)).await.unwrap();
+        store.set_denied(scope, Some(at)).await.unwrap();
+        let kind = DocumentKind::Referrers;
+        store.put_document(scope, kind, "k", &document("x", 1)).await.unwrap();
+    }
+    let mut had = store.forget_scope(&gone).await.unwrap();
+    had.sort();
+    let mut expected = vec![digest(1), digest(2)];
+    expected.sort();
+    assert_eq!(had, expected);
+    assert!(store.forget_scope(&gone).await.unwrap().is_empty());
+    for (scope, there) in [(&gone, false), (&stays, true)] {
+        assert_eq!(store.link(scope, &digest(1)).await.unwrap().is_some(), there);
+        assert_eq!(!store.tag_history(scope, &tag("t")).await.unwrap().is_empty(), there);
+        assert_eq!(store.denied_since(scope).await.unwrap().is_some(), there);
+        let document = store.document(scope, DocumentKind::Referrers, "k").await.unwrap();
+        assert_eq!(document.is_some(), there);
+    }
+}
+
+async fn links_are_found_wherever_they_are(store: &dyn MetaStore) {
+    let (a, b) = (scope("linked/a"), scope("linked/b"));
+    let n = |n: usize| digest(1_000_000 + n);
+    store.put_links(&a, &[(n(1), bare(LinkKind::Blob))]).await.unwrap();
+    store
+        .put_links(&b, &[(n(1), bare(LinkKind::Blob)), (n(2), bare(LinkKind::Named))])
+        .await
+        .unwrap();
+    let all: Vec<_> = (0..2_000).map(n).collect();
+    let linked = store.linked(&all).await.unwrap();
+    assert_eq!(linked, HashSet::from([n(1), n(2)]));
+    store.remove_link(&a, &n(1)).await.unwrap();
+    assert!(store.linked(&all).await.unwrap().contains(&n(1)), "another has it still");
+    assert!(store.linked(&[]).await.unwrap().is_empty());
 }
 
 async fn refusals_keep_their_beginning(store: &dyn MetaStore) {

@@ -1,6 +1,6 @@
 //! Records in memory: for tests, and for a Pierhead that is to leave nothing behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -131,6 +131,41 @@ impl MetaStore for MemoryMeta {
             Some(manifests.take(limit as usize).collect())
         });
         Ok(found.unwrap_or_default())
+    }
+
+    async fn list_tags(
+        &self,
+        after: Option<(&Scope, &str)>,
+        limit: u32,
+    ) -> Result<Vec<(Scope, Tag, TagRecord)>, StoreError> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let scopes = self.lock();
+        let all = scopes.iter().flat_map(|(scope, records)| {
+            let latest = |(tag, history): (&Tag, &Vec<TagRecord>)| {
+                Some((scope.clone(), tag.clone(), history.first()?.clone()))
+            };
+            records.tags.iter().filter_map(latest)
+        });
+        let later = |(scope, tag, _): &(Scope, Tag, TagRecord)| {
+            after.is_none_or(|after| (scope, tag.as_str()) > after)
+        };
+        Ok(all.filter(later).take(limit).collect())
+    }
+
+    async fn remove_tag(&self, scope: &Scope, tag: &Tag) -> Result<bool, StoreError> {
+        Ok(self.write(scope, |records| records.tags.remove(tag).is_some()))
+    }
+
+    async fn forget_scope(&self, scope: &Scope) -> Result<Vec<Digest>, StoreError> {
+        let forgotten = self.lock().remove(scope).unwrap_or_default();
+        Ok(forgotten.links.into_keys().collect())
+    }
+
+    async fn linked(&self, digests: &[Digest]) -> Result<HashSet<Digest>, StoreError> {
+        let scopes = self.lock();
+        let is_linked =
+            |digest: &&Digest| scopes.values().any(|records| records.links.contains_key(*digest));
+        Ok(digests.iter().filter(is_linked).copied().collect())
     }
 
     async fn denied_since(&self, scope: &Scope) -> Result<Option<Timestamp>, StoreError> {

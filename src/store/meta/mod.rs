@@ -11,6 +11,7 @@ pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod conformance;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -82,6 +83,25 @@ pub trait MetaStore: Send + Sync + Debug + 'static {
         after: Option<&Digest>,
         limit: u32,
     ) -> Result<Vec<Digest>, StoreError>;
+
+    /// At most `limit` known tags of all repositories with the latest put of each, in the byte
+    /// order of upstream, repository and tag, from the first after `after` on. An answer of fewer
+    /// than `limit` is the last.
+    async fn list_tags(
+        &self,
+        after: Option<(&Scope, &str)>,
+        limit: u32,
+    ) -> Result<Vec<(Scope, Tag, TagRecord)>, StoreError>;
+
+    /// Forgets a tag with all its history; whether it was known.
+    async fn remove_tag(&self, scope: &Scope, tag: &Tag) -> Result<bool, StoreError>;
+
+    /// Forgets everything about a repository: links, tags, refusals and documents. What it had
+    /// links to comes back.
+    async fn forget_scope(&self, scope: &Scope) -> Result<Vec<Digest>, StoreError>;
+
+    /// Which of `digests` any repository has a link to. It may look at every link there is.
+    async fn linked(&self, digests: &[Digest]) -> Result<HashSet<Digest>, StoreError>;
 
     /// Since when upstream has been refusing us this repository; `None` while it does not.
     async fn denied_since(&self, scope: &Scope) -> Result<Option<Timestamp>, StoreError>;

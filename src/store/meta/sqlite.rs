@@ -8,11 +8,13 @@
 //! it loses upstream still knows.
 
 mod catalog;
+mod listing;
 mod schema;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -266,6 +268,33 @@ impl MetaStore for SqliteMeta {
         limit: u32,
     ) -> Result<Vec<Digest>, StoreError> {
         self.known_manifests(scope, after, limit).await
+    }
+
+    async fn list_tags(
+        &self,
+        after: Option<(&Scope, &str)>,
+        limit: u32,
+    ) -> Result<Vec<(Scope, Tag, TagRecord)>, StoreError> {
+        self.tags_of_all(after, limit).await
+    }
+
+    async fn remove_tag(&self, scope: &Scope, tag: &Tag) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM tag WHERE upstream = ?1 AND repo = ?2 AND tag = ?3")
+            .bind(scope.upstream.as_str())
+            .bind(scope.repo.as_str())
+            .bind(tag.as_str())
+            .execute(&self.writer)
+            .await
+            .map_err(|cause| self.failed("remove a tag", cause))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    async fn forget_scope(&self, scope: &Scope) -> Result<Vec<Digest>, StoreError> {
+        self.remove_scope(scope).await
+    }
+
+    async fn linked(&self, digests: &[Digest]) -> Result<HashSet<Digest>, StoreError> {
+        self.linked_anywhere(digests).await
     }
 
     async fn denied_since(&self, scope: &Scope) -> Result<Option<Timestamp>, StoreError> {

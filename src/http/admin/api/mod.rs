@@ -5,20 +5,35 @@
 //! |---|---|
 //! | [`token`], [`origin`] | who may ask, and from where |
 //! | [`error`] | the one shape of errors |
+//! | [`name`] | images in requests, and where their names lead |
 //! | [`status`] | the whole at a glance |
-//! | [`workers`] | background work |
+//! | [`upstreams`], [`fills`], [`workers`] | what runs |
+//! | [`recent`] | what went wrong lately |
+//! | [`images`] | what is in the cache |
+//! | [`explain`] | what the next pull would be, and why |
+//! | [`change`] | purge and refresh |
+//! | [`config`], [`log_level`] | the configuration in force, and what is logged |
 //! | [`transfer`] | images out of the cache and into it |
 //!
 //! To add an endpoint: write a handler with `#[utoipa::path]` in the file of its subject, name it
 //! in [`routes`], and regenerate `docs/openapi.json` as the test here says.
 
+pub mod change;
+pub mod config;
 pub mod error;
+pub mod explain;
 mod extract;
+pub mod fills;
+pub mod images;
+pub mod log_level;
+pub mod name;
 pub mod origin;
+pub mod recent;
 pub mod status;
 mod time;
 pub mod token;
 pub mod transfer;
+pub mod upstreams;
 pub mod workers;
 
 use std::sync::Arc;
@@ -34,6 +49,7 @@ use utoipa::openapi::{Components, Info, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::config::ConfigInForce;
 use self::error::Problem;
 use self::origin::Origins;
 use self::status::Process;
@@ -43,6 +59,10 @@ use super::Probes;
 use crate::background::Workers;
 use crate::clock::Clock;
 use crate::http::body::Body;
+use crate::http::recent::Recent;
+use crate::pull::Puller;
+use crate::pull::naming::Naming;
+use crate::telemetry::filter::LogFilter;
 
 /// What all paths of the API begin with.
 pub const PREFIX: &str = "/api/v1";
@@ -63,6 +83,16 @@ pub struct ApiParts {
     pub workers: Workers,
     /// Exports and imports.
     pub transfers: Transfers,
+    /// The engine.
+    pub puller: Puller,
+    /// Where names lead.
+    pub naming: Arc<Naming>,
+    /// What went wrong lately.
+    pub recent: Recent,
+    /// The configuration in force.
+    pub config: ConfigInForce,
+    /// What is logged.
+    pub log: LogFilter,
 }
 
 /// What handlers are given.
@@ -131,7 +161,21 @@ fn routes() -> OpenApiRouter<Arc<ApiParts>> {
     let routes = OpenApiRouter::default()
         .routes(routes!(get_openapi))
         .routes(routes!(status::get_status))
+        .routes(routes!(upstreams::list_upstreams))
+        .routes(routes!(fills::list_fills))
         .routes(routes!(workers::list_workers))
+        .routes(routes!(recent::list_recent))
+        .routes(routes!(images::list_images))
+        .routes(routes!(images::get_image))
+        .routes(routes!(explain::get_explanation))
+        .routes(routes!(change::purge))
+        .routes(routes!(change::refresh))
+        .routes(routes!(config::get_config))
+        .routes(routes!(
+            log_level::get_log_level,
+            log_level::set_log_level,
+            log_level::reset_log_level
+        ))
         .routes(routes!(transfer::export_images))
         .routes(routes!(transfer::import_images));
     OpenApiRouter::default().nest(PREFIX, routes)

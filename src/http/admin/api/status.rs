@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::fills::Fill;
+use super::recent::RecentEvent;
 use super::time::rfc3339;
+use super::upstreams::Upstream;
 use super::workers::Worker;
 use crate::clock::Timestamp;
 
@@ -43,8 +46,16 @@ pub struct Status {
     pub listeners: Listeners,
     /// Where content is kept.
     pub storage: Storage,
+    /// Blobs on their way in, the oldest first.
+    pub fills: Vec<Fill>,
+    /// The upstreams, by name.
+    pub upstreams: Vec<Upstream>,
     /// Background work.
     pub workers: Vec<Worker>,
+    /// What went wrong lately, the last event first.
+    pub recent: Vec<RecentEvent>,
+    /// What the operator should know of the configuration although it is allowed.
+    pub notices: Vec<String>,
 }
 
 /// Where the process listens.
@@ -80,6 +91,10 @@ pub(super) async fn get_status(State(parts): Shared) -> Json<Status> {
             admin: process.admin.to_string(),
         },
         storage: Storage { path: process.storage.display().to_string() },
+        fills: parts.puller.fills().into_iter().map(Fill::from).collect(),
+        upstreams: parts.puller.upstreams().into_iter().map(Upstream::from).collect(),
         workers: parts.workers.list().into_iter().map(Worker::from).collect(),
+        recent: parts.recent.list().into_iter().map(RecentEvent::from).collect(),
+        notices: parts.config.notices.clone(),
     })
 }

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::error::{ErrorBody, Problem};
 use super::extract::Params;
+use super::name::DEFAULT_TAG;
 use crate::background::Tasks;
 use crate::oci::{Platform, Reference, Tag};
 use crate::pull::image::ImageName;
@@ -28,9 +29,6 @@ use crate::transfer::{
     TransferError, export, import,
 };
 
-/// The tag that a name without one means, as in every client.
-const DEFAULT_TAG: &str = "latest";
-
 /// How much of a refused archive is still taken, in bytes, so that the client reads the answer
 /// before it notices that nobody listens.
 const REFUSED_BYTES_MAX: usize = 16 << 20;
@@ -40,27 +38,12 @@ const REFUSED_BYTES_MAX: usize = 16 << 20;
 pub struct Transfers {
     /// What is there.
     pub holdings: Holdings,
-    /// Where names lead.
-    pub naming: Arc<Naming>,
     /// The upstreams that are configured.
     pub upstreams: Vec<UpstreamName>,
     /// The largest blob, in bytes.
     pub blob_bytes_max: u64,
     /// Who runs exports.
     pub tasks: Tasks,
-}
-
-impl Transfers {
-    /// How imports are named here, in a Pierhead that listens on `own`.
-    pub fn importing(&self, rename: Option<ImageRef>, own: SocketAddr) -> Importing {
-        let naming = Arc::clone(&self.naming);
-        Importing {
-            rename,
-            upstreams: self.upstreams.clone(),
-            place: Arc::new(move |name| image_ref(&naming, own, name)),
-            blob_bytes_max: self.blob_bytes_max,
-        }
-    }
 }
 
 /// The image that a name means, in a Pierhead that listens on `own`; without tag, `latest`.
@@ -112,7 +95,7 @@ pub(super) async fn export_images(
     for (key, value) in &query {
         match key.as_str() {
             "image" => exporting.images.push(
-                image_ref(&transfers.naming, parts.process.registry, value)
+                image_ref(&parts.naming, parts.process.registry, value)
                     .map_err(Problem::bad_request)?,
             ),
             "platform" => {
@@ -164,11 +147,17 @@ pub(super) async fn import_images(
         if key != "as" {
             return Err(Problem::bad_request(format!("there is no parameter {key:?} here")));
         }
-        let image = image_ref(&transfers.naming, own, value).map_err(Problem::bad_request)?;
+        let image = image_ref(&parts.naming, own, value).map_err(Problem::bad_request)?;
         rename = Some(image);
     }
     let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let importing = transfers.importing(rename, own);
+    let naming = Arc::clone(&parts.naming);
+    let importing = Importing {
+        rename,
+        upstreams: transfers.upstreams.clone(),
+        place: Arc::new(move |name| image_ref(&naming, own, name)),
+        blob_bytes_max: transfers.blob_bytes_max,
+    };
     let taking = take(body.into_data_stream(), out);
     let ((), report) = join(taking, import(transfers.holdings.clone(), importing, pieces)).await;
     let report = report?;
