@@ -277,7 +277,7 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> 
 }
 
 /// A URL that somebody typed.
-fn given(text: &str) -> Result<Url, Failure> {
+pub(super) fn given(text: &str) -> Result<Url, Failure> {
     let url = Url::parse(text).ok().filter(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.username().is_empty()
@@ -292,9 +292,9 @@ fn given(text: &str) -> Result<Url, Failure> {
 }
 
 /// Where a Pierhead with that `server.admin_listen` answers on this machine.
-fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
+pub(super) fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
     if listen.port() == 0 {
-        return Err(Failure::usage("server.admin_listen leaves the port to the system")
+        return Err(Failure::usage("the configuration leaves the port to the system")
             .help("name the address that `pierhead serve` printed with --url"));
     }
     let ip = match listen.ip() {
@@ -305,7 +305,8 @@ fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
     given(&format!("http://{}", SocketAddr::new(ip, listen.port())))
 }
 
-fn http(
+/// A client for `base` alone: without proxies and redirects, and giving up on `silence`.
+pub(super) fn http(
     base: &Url,
     ca_file: Option<&Path>,
     silence: Option<Duration>,
@@ -348,7 +349,7 @@ fn shown(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
 }
 
-fn root_cause(error: &(dyn StdError + 'static)) -> String {
+pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
     // Outer messages of reqwest repeat the URL, the innermost says what happened.
     let mut innermost = error;
     while let Some(source) = innermost.source() {

@@ -17,6 +17,7 @@ mod progress;
 mod serve;
 mod status;
 mod transfer;
+mod warm;
 
 use std::ffi::OsString;
 use std::io;
@@ -75,6 +76,10 @@ pub fn main(
         Command::Refresh(args) => asked!(args, change::refresh),
         Command::Purge(args) => asked!(args, change::purge),
         Command::LogLevel(args) => asked!(args, log_level::log_level),
+        Command::Warm(args) => {
+            let done = block_on(warm::warm(&args, variables, console));
+            done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
+        }
         Command::Export(args) => {
             let done = block_on(transfer::export(&args, &variables, console));
             done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))

@@ -10,6 +10,7 @@ mod limits;
 mod manifests;
 mod naming;
 mod surface;
+mod warm;
 
 use std::time::Duration;
 

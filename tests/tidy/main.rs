@@ -37,7 +37,10 @@ const SIBLINGS: &[(&str, &str, &str)] = &[
 
 /// Foreign crates and the only places that may name them: a file, or a folder with its `/`.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("reqwest", &["src/upstream/http_transport.rs", "src/cli/client.rs"]),
+    (
+        "reqwest",
+        &["src/upstream/http_transport.rs", "src/cli/client.rs", "src/cli/warm/registry.rs"],
+    ),
     ("axum", &["src/http/admin/api/"]),
     ("utoipa", &["src/http/admin/api/"]),
     ("utoipa_axum", &["src/http/admin/api/"]),

@@ -132,6 +132,7 @@ pub(super) async fn export_images(
     responses(
         (status = 200, description = "What was taken in, and what was not", body = serde_json::Value),
         (status = 400, body = ErrorBody),
+        (status = 422, description = "The archive is no layout, or ends early", body = ErrorBody),
         (status = 503, description = "The storage failed", body = ErrorBody),
     )
 )]
@@ -190,7 +191,7 @@ impl From<TransferError> for Problem {
         match error {
             TransferError::Store(error) => error.into(),
             TransferError::Archive(error) => {
-                Self::new(StatusCode::BAD_REQUEST, "bad_archive", error)
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_archive", error)
             }
             other => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", other),
         }
