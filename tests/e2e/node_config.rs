@@ -1,7 +1,7 @@
 //! What `pierhead node-config` prints, read by the clients that it is for.
 
 use pierhead_kit::images::multi_arch;
-use pierhead_kit::program::{Containerd, Dockerd, Podman, Skopeo};
+use pierhead_kit::program::{Buildkit, Containerd, Dockerd, Podman, Skopeo};
 
 use super::{Bench, NAME, command};
 
@@ -79,5 +79,20 @@ fn skopeo_reads_registries_conf() {
     let to = format!("dir:{}", dir.path().join("copy").display());
     let conf = conf.display().to_string();
     skopeo.run(["--registries-conf", &conf, "copy", "--quiet", "--all", &image, &to]).ok();
+    came_through(&bench, &layout);
+}
+
+#[test]
+fn buildkitd_reads_buildkitd_toml() {
+    let Some(bench) = Bench::start() else { return };
+    let files = printed("buildkit", &bench, &[]);
+    let Some(buildkit) = Buildkit::start(&files[0].1) else { return };
+    let layout = multi_arch(100_000);
+    bench.push(&layout, "1");
+    // A short name too: buildkit means docker.io by it.
+    for image in [format!("docker.io/library/{NAME}:1"), format!("{NAME}:1")] {
+        let dockerfile = format!("FROM {image}\nCOPY Dockerfile /added\n");
+        buildkit.build(&dockerfile).ok();
+    }
     came_through(&bench, &layout);
 }
