@@ -5,6 +5,7 @@ mod hostile;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use serde_json::{Value, json};
 
 use super::folder::{Sink, Source, load, save};
@@ -125,13 +126,16 @@ impl Holdings {
 
     /// Exports: the report, and the archive in one piece.
     pub(super) async fn exported(&self, exporting: Exporting) -> (ExportReport, Vec<u8>) {
-        let (out, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
-        let work = tokio::spawn(export(self.clone(), exporting, out));
-        let mut archive = Vec::new();
-        while let Some(piece) = pieces.recv().await {
-            archive.extend_from_slice(&piece.unwrap());
-        }
-        (work.await.unwrap().unwrap(), archive)
+        let (out, mut pieces): (_, Pieces) = mpsc::channel(PIECES_WAITING_MAX);
+        let gathered = async {
+            let mut archive = Vec::new();
+            while let Some(piece) = pieces.recv().await {
+                archive.extend_from_slice(&piece.unwrap());
+            }
+            archive
+        };
+        let (report, archive) = join(export(self.clone(), exporting, out), gathered).await;
+        (report.unwrap(), archive)
     }
 
     pub(super) async fn imported(
@@ -366,10 +370,10 @@ async fn a_directory_holds_the_same_layout() {
     let dir = tempfile::tempdir().unwrap();
     let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let exporting = images(&[tagged("library/a", "1")]);
-    let work = tokio::spawn(export(here.clone(), exporting, out));
-    let folder = Sink::Folder(dir.path().to_owned());
-    let report = save(pieces, folder, |_| {}).await.unwrap();
-    assert_eq!(report, work.await.unwrap().unwrap());
+    let folder = || Sink::Folder(dir.path().to_owned());
+    let (sent, saved) =
+        join(export(here.clone(), exporting, out), save(pieces, folder(), |_| {})).await;
+    assert_eq!(sent.unwrap(), saved.unwrap());
     assert_eq!(
         std::fs::read(dir.path().join("blobs/sha256").join(blobs[1].encoded())).unwrap(),
         b"layer"
@@ -377,18 +381,19 @@ async fn a_directory_holds_the_same_layout() {
 
     let there = holdings();
     let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let sending = tokio::spawn(load(Source::Folder(dir.path().to_owned()), out));
-    let report = import(there.clone(), importing(), pieces).await.unwrap();
-    sending.await.unwrap().unwrap();
+    let sending = load(Source::Folder(dir.path().to_owned()), out);
+    let (sent, report) = join(sending, import(there.clone(), importing(), pieces)).await;
+    sent.unwrap();
+    let report = report.unwrap();
     assert_eq!((report.new_blobs, report.images.len()), (4, 1));
     assert_eq!(there.kind(&a, &blobs[2]).await, Some(LinkKind::Blob));
 
     // What is there is not overwritten.
     let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let work = tokio::spawn(export(here, images(&[tagged("library/a", "1")]), out));
-    let twice = save(pieces, Sink::Folder(dir.path().to_owned()), |_| {}).await;
+    let exporting = images(&[tagged("library/a", "1")]);
+    let (sent, twice) = join(export(here, exporting, out), save(pieces, folder(), |_| {})).await;
     assert!(matches!(twice, Err(TransferError::File { .. })), "{twice:?}");
-    assert!(work.await.unwrap().is_err());
+    assert!(sent.is_err());
 }
 
 #[tokio::test]
