@@ -17,6 +17,7 @@ use crate::http::admin::api::config::ConfigInForce;
 use crate::http::admin::api::origin::Origins;
 use crate::http::admin::api::status::Process;
 use crate::http::admin::api::token::{AdminToken, TokenError};
+use crate::http::admin::api::transfer::Transfers;
 use crate::http::admin::api::{Api, ApiParts};
 use crate::http::admin::{Admin, Probes};
 use crate::http::metrics::HttpMetrics;
@@ -34,10 +35,11 @@ use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
 use crate::store::note::Note;
-use crate::store::{Hot, HotOptions, MetaStore, StoreError};
+use crate::store::{Hot, HotOptions, MetaStore, NoUses, StoreError};
 use crate::telemetry::filter::LogFilter;
 use crate::telemetry::otlp::Traces;
 use crate::telemetry::{self, TelemetryError};
+use crate::transfer::Holdings;
 use crate::upstream::{
     HttpTransport, LoopId, StaticCredentials, TransportSetupError, Upstream, UpstreamParts,
 };
@@ -134,12 +136,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     let hooks: Arc<dyn Hooks> = Arc::new(AllowAll);
 
     let hot = Hot::new(HotOptions::default());
-    let options = FsOptions {
-        max_bytes: config.storage.max_size,
-        min_free_bytes: config.storage.min_free,
-        ..FsOptions::default()
-    };
-    let files = FsBlobs::open(&config.storage.path, options).await?;
+    let files = open_blobs(&config).await?;
     let records = Arc::new(SqliteMeta::open(&config.storage.path).await?);
     let meta: Arc<dyn MetaStore> = Arc::clone(&records) as Arc<dyn MetaStore>;
     let keeper = Keeper::start(
@@ -167,6 +164,13 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
 
     let id = instance_id()?;
     let sites = sites(&config, &registry, &tasks, &clock, &own, &id)?;
+    let holdings = Holdings {
+        blobs: Arc::clone(&blobs),
+        meta: Arc::clone(&meta),
+        hot: hot.clone(),
+        uses: keeper.uses(),
+        clock: clock.clone(),
+    };
     let puller = Puller::new(Parts {
         sites,
         blobs: Arc::clone(&blobs),
@@ -213,6 +217,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
         probes: probes.clone(),
         workers: workers.clone(),
         keeper,
+        transfers: transfers(&config, holdings, &tasks),
         puller,
         naming,
         recent,
@@ -244,6 +249,40 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     drain(&tasks, config.server.drain_timeout).await;
     workers.stopped().await;
     Ok(())
+}
+
+async fn open_blobs(config: &Config) -> Result<FsBlobs, StoreError> {
+    let options = FsOptions {
+        max_bytes: config.storage.max_size,
+        min_free_bytes: config.storage.min_free,
+        ..FsOptions::default()
+    };
+    FsBlobs::open(&config.storage.path, options).await
+}
+
+/// Opens the storage of a configuration for a command that exports or imports without a server.
+///
+/// # Errors
+/// When it cannot be opened, above all because a Pierhead serves from it.
+pub async fn open_holdings(config: &Config) -> Result<Holdings, StoreError> {
+    Ok(Holdings {
+        blobs: Arc::new(open_blobs(config).await?),
+        meta: Arc::new(SqliteMeta::open(&config.storage.path).await?),
+        hot: Hot::new(HotOptions::default()),
+        // Whoever serves from it next finds out by reading the manifests.
+        uses: Arc::new(NoUses),
+        clock: Clock::system(),
+    })
+}
+
+/// Exports and imports under that configuration.
+fn transfers(config: &Config, holdings: Holdings, tasks: &Tasks) -> Transfers {
+    Transfers {
+        holdings,
+        upstreams: config.upstreams.iter().map(|(upstream, _)| upstream.name.clone()).collect(),
+        blob_bytes_max: config.fill.blob_bytes_max,
+        tasks: tasks.clone(),
+    }
 }
 
 /// The operator's API, for whoever can read the token in the storage.

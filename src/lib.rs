@@ -33,4 +33,5 @@ pub mod secret;
 pub mod single_flight;
 pub mod store;
 pub mod telemetry;
+pub mod transfer;
 pub mod upstream;

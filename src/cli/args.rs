@@ -2,10 +2,13 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
 
+use super::node_config::NodeConfigArgs;
 use super::output::Format;
+use crate::oci::{Platform, PlatformError};
 
 /// A pull-through cache for container images: one registry between your clients and the others.
 #[derive(Debug, Parser)]
@@ -29,6 +32,24 @@ pub(super) enum Command {
     /// Check a configuration, or see every key
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the files that make a client pull through Pierhead
+    ///
+    /// The files go to the standard output, hints on where they belong to the standard error.
+    #[command(after_help = AFTER_NODE_CONFIG)]
+    NodeConfig(NodeConfigArgs),
+    /// Fill the cache ahead of use: pull images through a running Pierhead and keep nothing here
+    #[command(after_help = AFTER_WARM)]
+    Warm(WarmArgs),
+    /// Write cached images as an OCI image layout, to take them to a site without a network
+    ///
+    /// Exactly what was pulled goes out: of an image with several platforms those that are here.
+    #[command(after_help = AFTER_TRANSFER)]
+    Export(ExportArgs),
+    /// Take in an OCI image layout: what `export` wrote, or skopeo, or docker buildx
+    ///
+    /// Every blob is verified. Doing it again changes nothing.
+    #[command(after_help = AFTER_TRANSFER)]
+    Import(ImportArgs),
     /// Show what a running Pierhead is doing; exit status 1 if it is not ready
     #[command(after_help = AFTER_CLIENT)]
     Status(StatusArgs),
@@ -93,6 +114,87 @@ pub(super) struct Target {
     /// Certificate authorities to trust beside the system's, in PEM form, for an https URL
     #[arg(long, value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
+}
+
+/// `warm`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct WarmArgs {
+    /// Images, as clients name them: debian:12, ghcr.io/owner/x@sha256:...
+    #[arg(value_name = "IMAGE", required_unless_present = "from_file")]
+    pub(super) images: Vec<String>,
+    /// A file with one image a line; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    pub(super) from_file: Option<PathBuf>,
+    /// The platforms of images that have several: linux/amd64,linux/arm64, or `all`. Default:
+    /// this machine's
+    #[arg(long, value_name = "OS/ARCH|all", value_delimiter = ',')]
+    pub(super) platform: Vec<WarmPlatform>,
+    /// Layers that are pulled at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) concurrency: u8,
+    /// The registry listener, over server.listen of the configuration
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// The configuration of the Pierhead to warm; PIERHEAD_CONFIG names one too
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Certificate authorities to trust beside the system's, in PEM form, for an https URL
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// A platform to warm, or all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WarmPlatform {
+    All,
+    One(Platform),
+}
+
+impl FromStr for WarmPlatform {
+    type Err = PlatformError;
+
+    fn from_str(text: &str) -> Result<Self, PlatformError> {
+        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One) }
+    }
+}
+
+/// `export`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    /// Images, as clients name them: debian:12, ghcr.io/owner/x@sha256:...
+    #[arg(value_name = "IMAGE", required_unless_present = "all", conflicts_with = "all")]
+    pub(super) images: Vec<String>,
+    /// Everything that is here
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Where to: a file, a directory (one that exists and is empty, or a name with a slash at its
+    /// end), or - for the standard output
+    #[arg(long, value_name = "FILE|DIR/|-")]
+    pub(super) to: PathBuf,
+    /// Only these platforms of images that have several: linux/amd64,linux/arm64
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub(super) platform: Vec<Platform>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `import`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// What to read: a tar file, a directory, or - for the standard input
+    #[arg(value_name = "FILE|DIR|-")]
+    pub(super) from: PathBuf,
+    /// What to call the only image of the layout, where it has no full name
+    #[arg(long = "as", value_name = "NAME:TAG")]
+    pub(super) rename: Option<String>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
 }
 
 /// `status`.
@@ -196,6 +298,32 @@ const AFTER_SERVE: &str = "\
 Ready means: `listening on http://ADDR` was printed and /readyz answers 200.
 Exit status: 0 after a drain, 1 if serving failed, 2 if the configuration is not right.";
 
+const AFTER_NODE_CONFIG: &str = "\
+Examples:
+  pierhead node-config docker --url http://127.0.0.1:5000
+  pierhead node-config containerd --url https://mirror.example --ca-file ca.pem --write /
+  pierhead node-config podman --url http://10.0.0.5:5000 --upstream docker.io --upstream quay.io
+Exit status: 0 done, 1 a file could not be read or written, 2 the command line or the configuration
+is not right, or the client cannot do what was asked.";
+const AFTER_WARM: &str = "\
+Content is verified and thrown away here; the server keeps it. Ctrl-C ends this command and not the
+fetches that the server has begun.
+Examples:
+  pierhead warm debian:12 ghcr.io/owner/app:1
+  pierhead warm --from-file images.txt --platform linux/amd64,linux/arm64 --concurrency 8
+Exit status: 0 all of them, 1 some failed (and are named), 2 the command line or the configuration is
+not right, 3 no server answers.";
+
+const AFTER_TRANSFER: &str = "\
+A running Pierhead does it. Where none answers and none was named with --url or PIERHEAD_URL, the
+storage of the configuration is opened directly.
+Examples:
+  pierhead export debian:12 ghcr.io/owner/app:1 --to images.tar
+  pierhead export --all --platform linux/amd64 --to - | ssh inside pierhead import -
+  pierhead import layout.tar --as internal.example/app:1
+Exit status: 0 all of it, 1 some of it failed (and is named), 2 the command line or the configuration
+is not right, 3 the server that was named could not be reached or refused us.";
+
 const AFTER_CLIENT: &str = "\
 The server is found by --url, else PIERHEAD_URL, else server.admin_listen of the configuration; its
 token by --token-file, else PIERHEAD_TOKEN_FILE, else storage.path of the configuration.
@@ -261,9 +389,17 @@ mod tests {
             "pierhead config check",
             "pierhead config check f",
             "pierhead config example",
+            "pierhead node-config docker --url http://127.0.0.1:5000",
+            "pierhead node-config k3s --url https://m.example --every-registry --output json",
+            "pierhead node-config podman --url http://m:5000 --upstream a --upstream b:5000 --write d",
             "pierhead config check f --output json",
             "pierhead status",
             "pierhead status --watch",
+            "pierhead warm a b:1 --platform all --concurrency 9",
+            "pierhead warm --from-file f --platform linux/amd64,linux/arm/v7 --url http://a",
+            "pierhead export a b:1 --to x.tar --platform linux/amd64,linux/arm/v7",
+            "pierhead export --all --to - --output json --url http://a",
+            "pierhead import - --as a/b:1",
             "pierhead explain debian:12 --probe --ns docker.io",
             "pierhead images",
             "pierhead images debian --output json",
@@ -286,7 +422,18 @@ mod tests {
             "pierhead serve f",
             "pierhead config",
             "pierhead sreve",
+            "pierhead node-config docker",
+            "pierhead node-config rkt --url http://m",
+            "pierhead node-config k3s --url http://m --force",
             "pierhead status --watch 0",
+            "pierhead export --to x.tar",
+            "pierhead warm",
+            "pierhead warm a --platform amd64",
+            "pierhead warm a --concurrency 0",
+            "pierhead export a",
+            "pierhead export a --all --to x",
+            "pierhead export a --to x --platform amd64",
+            "pierhead import",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

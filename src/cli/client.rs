@@ -3,10 +3,14 @@
 use std::error::Error as StdError;
 use std::ffi::OsString;
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::unfold;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 use rustls::pki_types::CertificateDer;
@@ -14,6 +18,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 use url::Url;
 
 use super::args::Target;
@@ -25,7 +30,7 @@ use crate::http::admin::api::token::{self, TOKEN_FILE};
 use crate::secret::Secret;
 
 /// Names the server where no argument does.
-const URL_VARIABLE: &str = "PIERHEAD_URL";
+pub(super) const URL_VARIABLE: &str = "PIERHEAD_URL";
 
 /// Names the token's file where no argument does.
 const TOKEN_FILE_VARIABLE: &str = "PIERHEAD_TOKEN_FILE";
@@ -43,6 +48,8 @@ pub(super) struct Client {
     token: Secret,
     token_file: PathBuf,
     http: reqwest::Client,
+    /// For answers that may be long in coming: an archive is read to its end before.
+    patient: reqwest::Client,
 }
 
 /// An answer of the API's: JSON, kept as it came.
@@ -113,13 +120,58 @@ impl Client {
                  configuration with --config, or the file with --token-file"
             ))
         })?;
-        let http = http(&base, target.ca_file.as_deref())?;
-        Ok(Self { base, token, token_file, http })
+        let ca_file = target.ca_file.as_deref();
+        let patient = http(&base, ca_file, None)?;
+        let http = http(&base, ca_file, Some(SILENCE_TIMEOUT))?;
+        Ok(Self { base, token, token_file, http, patient })
+    }
+
+    /// Where it is, for messages.
+    pub(super) fn shown(&self) -> &str {
+        shown(&self.base)
     }
 
     /// GET of `path` below the API's prefix.
     pub(super) async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, Failure> {
         self.send(self.request(Method::GET, path, query)).await
+    }
+
+    /// GET of a stream, which is handed to `out` piece by piece until it ends or nobody takes it.
+    /// A failure on the way is handed on as well.
+    pub(super) async fn download(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        out: mpsc::Sender<io::Result<Bytes>>,
+    ) -> Result<(), Failure> {
+        let request = self.request_by(&self.patient, Method::GET, path, query);
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = answer.status();
+        if !status.is_success() {
+            let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
+            return Err(self.refused(status, &text));
+        }
+        let mut pieces = answer.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| io::Error::other(root_cause(&error)));
+            if out.send(piece).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// POST of a stream.
+    pub(super) async fn upload(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+    ) -> Result<Answer, Failure> {
+        let stream =
+            unfold(pieces, async |mut pieces| pieces.recv().await.map(|piece| (piece, pieces)));
+        let request = self.request_by(&self.patient, Method::POST, path, query);
+        self.send(request.body(reqwest::Body::wrap_stream(stream))).await
     }
 
     /// POST of `body` to `path` below the API's prefix.
@@ -147,12 +199,22 @@ impl Client {
         path: &str,
         query: &[(&str, &str)],
     ) -> reqwest::RequestBuilder {
+        self.request_by(&self.http, method, path, query)
+    }
+
+    fn request_by(
+        &self,
+        http: &reqwest::Client,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> reqwest::RequestBuilder {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{PREFIX}/{path}", url.path().trim_end_matches('/')));
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        self.http.request(method, url).bearer_auth(self.token.expose())
+        http.request(method, url).bearer_auth(self.token.expose())
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
@@ -219,7 +281,7 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> 
 }
 
 /// A URL that somebody typed.
-fn given(text: &str) -> Result<Url, Failure> {
+pub(super) fn given(text: &str) -> Result<Url, Failure> {
     let url = Url::parse(text).ok().filter(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.username().is_empty()
@@ -234,9 +296,9 @@ fn given(text: &str) -> Result<Url, Failure> {
 }
 
 /// Where a Pierhead with that `server.admin_listen` answers on this machine.
-fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
+pub(super) fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
     if listen.port() == 0 {
-        return Err(Failure::usage("server.admin_listen leaves the port to the system")
+        return Err(Failure::usage("the configuration leaves the port to the system")
             .help("name the address that `pierhead serve` printed with --url"));
     }
     let ip = match listen.ip() {
@@ -247,7 +309,12 @@ fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
     given(&format!("http://{}", SocketAddr::new(ip, listen.port())))
 }
 
-fn http(base: &Url, ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
+/// A client for `base` alone: without proxies and redirects, and giving up on `silence`.
+pub(super) fn http(
+    base: &Url,
+    ca_file: Option<&Path>,
+    silence: Option<Duration>,
+) -> Result<reqwest::Client, Failure> {
     let bad = |error: String| Failure::usage(format!("cannot set up the connection: {error}"));
     let mut roots = RootCertStore::empty();
     if base.scheme() == "https" {
@@ -268,13 +335,16 @@ fn http(base: &Url, ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> 
         .map_err(|error| bad(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    reqwest::Client::builder()
+    let mut builder = reqwest::Client::builder();
+    if let Some(silence) = silence {
+        builder = builder.read_timeout(silence);
+    }
+    builder
         .tls_backend_preconfigured(tls)
         // The token is for the one server that was named.
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(SILENCE_TIMEOUT)
         .build()
         .map_err(|error| bad(root_cause(&error)))
 }
@@ -283,7 +353,7 @@ fn shown(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
 }
 
-fn root_cause(error: &(dyn StdError + 'static)) -> String {
+pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
     // Outer messages of reqwest repeat the URL, the innermost says what happened.
     let mut innermost = error;
     while let Some(source) = innermost.source() {

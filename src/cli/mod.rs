@@ -11,10 +11,14 @@ mod config;
 mod explain;
 mod images;
 mod log_level;
+mod node_config;
 mod output;
+mod progress;
 mod serve;
 mod status;
 mod storage;
+mod transfer;
+mod warm;
 
 use std::ffi::OsString;
 use std::io;
@@ -77,6 +81,19 @@ pub fn main(
         Command::Unpin(args) => asked!(args, storage::unpin),
         Command::Pins(args) => asked!(args, storage::pins),
         Command::LogLevel(args) => asked!(args, log_level::log_level),
+        Command::Warm(args) => {
+            let done = block_on(warm::warm(&args, variables, console));
+            done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
+        }
+        Command::Export(args) => {
+            let done = block_on(transfer::export(&args, &variables, console));
+            done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
+        }
+        Command::Import(args) => {
+            let done = block_on(transfer::import(&args, &variables, console));
+            done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
+        }
+        Command::NodeConfig(args) => node_config::node_config(&args, variables, console),
     };
     exit.into()
 }

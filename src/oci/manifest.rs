@@ -153,6 +153,12 @@ impl Manifest {
         &self.children
     }
 
+    /// Everything that it names and that belongs to the registry: blobs and manifests.
+    pub fn parts(&self) -> Vec<Digest> {
+        let blobs = self.blobs().filter(|blob| !blob.foreign).map(|blob| blob.digest);
+        blobs.chain(self.children.iter().map(|child| child.digest)).collect()
+    }
+
     /// The manifest that this one is about, whether or not that exists.
     pub const fn subject(&self) -> Option<&Descriptor> {
         self.subject.as_ref()

@@ -39,6 +39,16 @@ pub enum ImageNameError {
 }
 
 impl ImageName {
+    /// The registry that it names, with its port, if it names one.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    /// The repository, as it stands behind the registry.
+    pub const fn name(&self) -> &RepoName {
+        &self.name
+    }
+
     /// The tag or digest, if one was given. A digest counts where both were.
     pub const fn reference(&self) -> Option<&Reference> {
         self.reference.as_ref()

@@ -229,7 +229,7 @@ impl Puller {
         let bytes = self.load(&blob).await?;
         // What an earlier process did not write down is known from now on.
         if let Ok(manifest) = Manifest::parse(&bytes, None) {
-            self.uses.names(digest, parts(&manifest));
+            self.uses.names(digest, manifest.parts());
         }
         Some(bytes)
     }
@@ -252,7 +252,7 @@ impl Puller {
         })?;
         let manifest =
             Manifest::parse(&bytes, media_type.as_ref()).map_err(PullError::InvalidManifest)?;
-        self.uses.names(&expected, parts(&manifest));
+        self.uses.names(&expected, manifest.parts());
         self.uses.came_from(&expected, &scope.upstream);
         if let Err(error) = self.blobs.put(verified, bytes.clone()).await {
             tracing::error!(%scope, digest = %expected, %error, "a manifest could not be stored");
@@ -262,10 +262,4 @@ impl Puller {
         self.prove_shared(upstream, scope, &manifest);
         Ok(Kept { digest: expected, media_type: manifest.media_type().clone(), bytes })
     }
-}
-
-/// What a manifest names, and has to be there with it.
-fn parts(manifest: &Manifest) -> Vec<Digest> {
-    let blobs = manifest.blobs().filter(|blob| !blob.foreign).map(|blob| blob.digest);
-    blobs.chain(manifest.children().iter().map(|child| child.digest)).collect()
 }

@@ -13,17 +13,19 @@ mod acme;
 mod containerd;
 mod curl;
 mod dockerd;
+mod node_config;
 mod podman;
 mod recipes;
 mod registry;
 mod skopeo;
 mod tls;
+mod transfer;
 
 use std::collections::BTreeMap;
 
 use pierhead_kit::http::{Request, Response};
 use pierhead_kit::images::{Layout, media};
-use pierhead_kit::program::{DockerRegistry, Options, Pierhead, Skopeo};
+use pierhead_kit::program::{DockerRegistry, Options, Pierhead, Run, Skopeo};
 use pierhead_kit::sha256;
 
 /// A name that docker.io does not have: dockerd falls back to it without a word.
@@ -134,9 +136,17 @@ fn options(upstream: &str, more: &str) -> Options {
         "[upstream.\"docker.io\"]\nendpoints = [\"{upstream}\"]\ndefault = true\n\
          tag_ttl = \"0s\"\n{more}"
     );
+    Options::new(binary()).config(&config)
+}
+
+fn binary() -> std::ffi::OsString {
     let binary = std::env::var_os("PIERHEAD_BINARY");
-    let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_pierhead").into());
-    Options::new(binary).config(&config)
+    binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_pierhead").into())
+}
+
+/// A command of Pierhead's, such as `config example`.
+fn command<A: Into<std::ffi::OsString>>(args: impl IntoIterator<Item = A>) -> Run {
+    Run::new(binary()).args(args)
 }
 
 /// A request that takes all types.

@@ -16,6 +16,7 @@ mod scrub;
 mod space;
 mod surface;
 mod traces;
+mod warm;
 
 use std::time::Duration;
 

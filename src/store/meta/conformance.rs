@@ -23,6 +23,7 @@ pub(crate) async fn all(store: &dyn MetaStore) {
     tag_history_survives_a_wrong_clock(store).await;
     tag_history_is_bounded(store).await;
     tags_page_in_byte_order(store).await;
+    what_there_is_pages_in_order(store).await;
     all_tags_page_in_order(store).await;
     tags_are_forgotten(store).await;
     scopes_are_forgotten(store).await;
@@ -194,6 +195,39 @@ async fn tags_page_in_byte_order(store: &dyn MetaStore) {
     let after = store.tags(&scope, Some("a/~\u{fc}'"), 1000).await.unwrap();
     assert_eq!(after, [tag("b"), tag("z")]);
     assert!(store.tags(&self::scope("tags/none"), None, 10).await.unwrap().is_empty());
+}
+
+async fn what_there_is_pages_in_order(store: &dyn MetaStore) {
+    let upstream = |name: &str, repo: &str| Scope {
+        upstream: name.parse().unwrap(),
+        repo: repo.parse().unwrap(),
+    };
+    // A name of its own, because other parts of the suite leave scopes behind.
+    let with = [upstream("zz.example", "a/b"), upstream("zz.example", "b"), upstream("zzz", "a")];
+    let manifests: Vec<_> = (0..5).map(digest).collect();
+    for scope in &with {
+        let links: Vec<_> = manifests.iter().map(|d| (*d, bare(LinkKind::Manifest))).collect();
+        store.put_links(scope, &links).await.unwrap();
+        store.put_links(scope, &[(digest(9), bare(LinkKind::Blob))]).await.unwrap();
+    }
+    // Neither named nor proven blobs make a repository one that has an image.
+    let without = upstream("zz.example", "c");
+    for kind in [LinkKind::Named, LinkKind::Blob] {
+        store.put_links(&without, &[(digest(8), bare(kind))]).await.unwrap();
+    }
+    let before = upstream("zz.example", "a");
+    assert_eq!(store.scopes(Some(&before), 10).await.unwrap(), with);
+    assert_eq!(store.scopes(Some(&before), 2).await.unwrap(), with[..2]);
+    assert_eq!(store.scopes(Some(&with[0]), 1).await.unwrap(), with[1..2]);
+    assert_eq!(store.scopes(Some(&with[2]), 9).await.unwrap(), []);
+    assert!(store.scopes(None, 1000).await.unwrap().ends_with(&with));
+
+    let mut sorted = manifests;
+    sorted.sort_unstable();
+    assert_eq!(store.manifests(&with[0], None, 9).await.unwrap(), sorted);
+    assert_eq!(store.manifests(&with[0], None, 2).await.unwrap(), sorted[..2]);
+    assert_eq!(store.manifests(&with[0], Some(&sorted[1]), 9).await.unwrap(), sorted[2..]);
+    assert_eq!(store.manifests(&without, None, 9).await.unwrap(), []);
 }
 
 async fn all_tags_page_in_order(store: &dyn MetaStore) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::{
-    DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, KeepingStore, Link, MetaStore, Pin,
+    DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, KeepingStore, Link, LinkKind, MetaStore, Pin,
     TAG_HISTORY_MAX, TagRecord, UsageRecord,
 };
 use crate::clock::Timestamp;
@@ -113,6 +113,36 @@ impl MetaStore for MemoryMeta {
             Some(records.tags.keys().filter(later).take(limit).cloned().collect())
         });
         Ok(tags.unwrap_or_default())
+    }
+
+    async fn scopes(&self, after: Option<&Scope>, limit: u32) -> Result<Vec<Scope>, StoreError> {
+        let records = self.lock();
+        let has_manifest =
+            |records: &Records| records.links.values().any(|link| link.kind == LinkKind::Manifest);
+        let later = records
+            .iter()
+            .filter(|(scope, _)| after.is_none_or(|after| *scope > after))
+            .filter(|(_, records)| has_manifest(records));
+        Ok(later.take(limit as usize).map(|(scope, _)| scope.clone()).collect())
+    }
+
+    async fn manifests(
+        &self,
+        scope: &Scope,
+        after: Option<&Digest>,
+        limit: u32,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let found = self.read(scope, |records| {
+            let manifests = records
+                .links
+                .iter()
+                .filter(|(digest, link)| {
+                    link.kind == LinkKind::Manifest && after.is_none_or(|after| *digest > after)
+                })
+                .map(|(digest, _)| *digest);
+            Some(manifests.take(limit as usize).collect())
+        });
+        Ok(found.unwrap_or_default())
     }
 
     async fn list_tags(

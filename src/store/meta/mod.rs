@@ -73,6 +73,19 @@ pub trait MetaStore: Send + Sync + Debug + 'static {
         limit: u32,
     ) -> Result<Vec<Tag>, StoreError>;
 
+    /// At most `limit` repositories that are known to have a manifest, in their order, from the
+    /// first after `after` on; none when there are no more.
+    async fn scopes(&self, after: Option<&Scope>, limit: u32) -> Result<Vec<Scope>, StoreError>;
+
+    /// At most `limit` manifests that upstream has shown the repository to have, in the order of
+    /// their digests, from the first after `after` on; none when there are no more.
+    async fn manifests(
+        &self,
+        scope: &Scope,
+        after: Option<&Digest>,
+        limit: u32,
+    ) -> Result<Vec<Digest>, StoreError>;
+
     /// At most `limit` known tags of all repositories with the latest put of each, in the byte
     /// order of upstream, repository and tag, from the first after `after` on. An answer of fewer
     /// than `limit` is the last.

@@ -7,6 +7,7 @@
 //! `synchronous=NORMAL`: a crash of the machine may lose the last writes, never the database. What
 //! it loses upstream still knows.
 
+mod catalog;
 mod keeping;
 mod listing;
 mod schema;
@@ -264,6 +265,19 @@ impl MetaStore for SqliteMeta {
             }
         }
         Ok(tags)
+    }
+
+    async fn scopes(&self, after: Option<&Scope>, limit: u32) -> Result<Vec<Scope>, StoreError> {
+        self.known_scopes(after, limit).await
+    }
+
+    async fn manifests(
+        &self,
+        scope: &Scope,
+        after: Option<&Digest>,
+        limit: u32,
+    ) -> Result<Vec<Digest>, StoreError> {
+        self.known_manifests(scope, after, limit).await
     }
 
     async fn list_tags(

@@ -2,8 +2,8 @@
 //! as clients and upstream registries do.
 //!
 //! * [`upstream`]: an in-process registry that misbehaves on demand and remembers what it was asked.
-//! * [`program`]: real programs (Pierhead, docker-registry, dockerd, containerd, podman, skopeo,
-//!   pebble), ended when their handle is dropped.
+//! * [`program`]: real programs (Pierhead, docker-registry, dockerd, containerd, podman, buildkit,
+//!   skopeo, pebble), ended when their handle is dropped.
 //! * [`images`]: images made on the spot, without the internet.
 //! * [`http`]: a small blocking HTTP/1.1 client that shows what really came over the wire.
 //! * [`tls`]: certificates made on the spot, and clients that use them.

@@ -14,6 +14,7 @@
 //! | [`change`] | purge and refresh |
 //! | [`storage`] | how full it is, making room, pins |
 //! | [`config`], [`log_level`] | the configuration in force, and what is logged |
+//! | [`transfer`] | images out of the cache and into it |
 //!
 //! To add an endpoint: write a handler with `#[utoipa::path]` in the file of its subject, name it
 //! in [`routes`], and regenerate `docs/openapi.json` as the test here says.
@@ -33,6 +34,7 @@ pub mod status;
 pub mod storage;
 mod time;
 pub mod token;
+pub mod transfer;
 pub mod upstreams;
 pub mod workers;
 
@@ -54,6 +56,7 @@ use self::error::Problem;
 use self::origin::Origins;
 use self::status::Process;
 use self::token::AdminToken;
+use self::transfer::Transfers;
 use super::Probes;
 use crate::background::Workers;
 use crate::clock::Clock;
@@ -81,6 +84,8 @@ pub struct ApiParts {
     pub probes: Probes,
     /// Background work.
     pub workers: Workers,
+    /// Exports and imports.
+    pub transfers: Transfers,
     /// The engine.
     pub puller: Puller,
     /// What is stored, and what stays.
@@ -178,7 +183,9 @@ fn routes() -> OpenApiRouter<Arc<ApiParts>> {
             log_level::get_log_level,
             log_level::set_log_level,
             log_level::reset_log_level
-        ));
+        ))
+        .routes(routes!(transfer::export_images))
+        .routes(routes!(transfer::import_images));
     OpenApiRouter::default().nest(PREFIX, routes)
 }
 

@@ -11,7 +11,7 @@ use crate::pull::naming::{Place, Placement};
 use crate::scope::Scope;
 
 /// What an image's name means without tag and digest, as for docker.
-const DEFAULT_TAG: &str = "latest";
+pub(super) const DEFAULT_TAG: &str = "latest";
 
 /// An image, in a query.
 #[derive(Clone, Debug, Deserialize, IntoParams)]

@@ -1,5 +1,6 @@
 //! Real programs, run for a test and ended with it.
 
+mod buildkit;
 mod child;
 mod containerd;
 mod docker_registry;
@@ -10,6 +11,7 @@ mod podman;
 mod run;
 mod skopeo;
 
+pub use buildkit::Buildkit;
 pub use child::Child;
 pub use containerd::Containerd;
 pub use docker_registry::{DockerRegistry, Request};
@@ -58,6 +60,10 @@ pub fn require(name: &str) -> Option<PathBuf> {
             "nginx" => "nginx-light",
             "ab" => "apache2-utils",
             "h2load" => "nghttp2-client",
+            "buildkitd" | "buildctl" => {
+                missing(&format!("{name} is not installed (.ci/run builds it)"));
+                return None;
+            }
             other => other,
         };
         missing(&match name {

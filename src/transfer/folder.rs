@@ -1,0 +1,243 @@
+//! A layout in a directory, to and from the form of an archive.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::archive::{Reader, end, head, tail};
+use super::layout::{INDEX_FILE, LAYOUT_FILE, Part, REPORT_BYTES_MAX, blob_name};
+use super::report::ExportReport;
+use super::{ArchiveError, PIECE_BYTES, PIECES_WAITING_MAX, Pieces, TransferError, on_a_thread};
+use crate::oci::{Algorithm, Digest};
+
+/// Where an archive goes.
+pub enum Sink {
+    /// As it is, into something that is written to.
+    Archive(Box<dyn Write + Send>),
+    /// Its files, into this directory, which exists.
+    Folder(PathBuf),
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive(_) => f.write_str("Archive"),
+            Self::Folder(root) => write!(f, "Folder({root:?})"),
+        }
+    }
+}
+
+/// Writes an export to where it belongs and returns what it says about itself. `passed` is told
+/// of every piece's length in bytes.
+///
+/// Runs on a thread of its own; cancel-safe as the export is: what was written stays unfinished.
+///
+/// # Errors
+/// When the archive is not whole, or cannot be written.
+pub async fn save(
+    pieces: Pieces,
+    sink: Sink,
+    passed: impl FnMut(usize) + Send + 'static,
+) -> Result<ExportReport, TransferError> {
+    on_a_thread(async move {
+        match sink {
+            Sink::Archive(writer) => save_archive(pieces, writer, passed).await,
+            Sink::Folder(root) => save_folder(pieces, &root, passed).await,
+        }
+    })
+    .await
+}
+
+/// Writes the stream as it is while reading along.
+async fn save_archive(
+    mut pieces: Pieces,
+    mut writer: Box<dyn Write + Send>,
+    mut passed: impl FnMut(usize),
+) -> Result<ExportReport, TransferError> {
+    let (copy, copied) = mpsc::channel(PIECES_WAITING_MAX);
+    let writing = async {
+        while let Some(piece) = pieces.recv().await {
+            if let Ok(bytes) = &piece {
+                writer
+                    .write_all(bytes)
+                    .map_err(|error| TransferError::file("write the archive", error))?;
+                passed(bytes.len());
+            }
+            // Whoever reads along has stopped for a reason of its own, which counts.
+            if copy.send(piece).await.is_err() {
+                break;
+            }
+        }
+        drop(copy);
+        writer.flush().map_err(|error| TransferError::file("write the archive", error))
+    };
+    let reading = async {
+        let mut archive = Reader::new(copied);
+        let mut report = None;
+        while let Some(member) = archive.next().await? {
+            if Part::of(&member.name) == Part::Report {
+                report = Some(archive.whole(&member, REPORT_BYTES_MAX).await?);
+            }
+        }
+        read_report(report)
+    };
+    let (written, report) = futures_util::future::join(writing, reading).await;
+    let report = report?;
+    written.map(|()| report)
+}
+
+async fn save_folder(
+    pieces: Pieces,
+    root: &Path,
+    mut passed: impl FnMut(usize),
+) -> Result<ExportReport, TransferError> {
+    let mut archive = Reader::new(pieces);
+    let mut report = None;
+    while let Some(member) = archive.next().await? {
+        let path = match Part::of(&member.name) {
+            Part::Layout => root.join(LAYOUT_FILE),
+            Part::Index => root.join(INDEX_FILE),
+            Part::Blob(digest) => root.join(blob_name(&digest)),
+            Part::Report => {
+                report = Some(archive.whole(&member, REPORT_BYTES_MAX).await?);
+                continue;
+            }
+            Part::Other => continue,
+        };
+        let failed = |error| TransferError::file(format_args!("write {}", path.display()), error);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
+        while let Some(piece) = archive.piece().await? {
+            file.write_all(&piece).map_err(failed)?;
+            passed(piece.len());
+        }
+    }
+    read_report(report)
+}
+
+fn read_report(report: Option<Vec<u8>>) -> Result<ExportReport, TransferError> {
+    let report = report.and_then(|report| serde_json::from_slice(&report).ok());
+    report.ok_or(TransferError::Archive(ArchiveError::Truncated))
+}
+
+/// Sends a layout, in a directory or in an archive, as the stream that an import takes.
+///
+/// Runs on a thread of its own, until `out` is closed.
+///
+/// # Errors
+/// When it cannot be read. The stream is then cut off.
+pub async fn load(
+    source: Source,
+    out: mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), TransferError> {
+    on_a_thread(async move {
+        let failing = out.clone();
+        let sent = match source {
+            Source::Folder(root) => send_folder(&root, &out).await,
+            Source::Archive(mut reader) => send_all(&mut *reader, u64::MAX, &out).await.map(drop),
+        };
+        if let Err(error) = &sent {
+            // If nobody listens, nobody is misled.
+            let _ = failing.send(Err(io::Error::other(error.to_string()))).await;
+        }
+        sent
+    })
+    .await
+}
+
+/// Where a layout is.
+pub enum Source {
+    /// In an archive that is read from the start.
+    Archive(Box<dyn io::Read + Send>),
+    /// In a directory.
+    Folder(PathBuf),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive(_) => f.write_str("Archive"),
+            Self::Folder(root) => write!(f, "Folder({root:?})"),
+        }
+    }
+}
+
+async fn send_folder(
+    root: &Path,
+    out: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), TransferError> {
+    for name in [LAYOUT_FILE, INDEX_FILE] {
+        send_file(root, name, out).await?;
+    }
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let folder = root.join("blobs").join(algorithm.as_str());
+        let failed = |error| TransferError::file(format_args!("read {}", folder.display()), error);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let digest = format!("{algorithm}:{}", name.to_string_lossy()).parse::<Digest>();
+            // What is not called by a digest is no part of the layout.
+            if let Ok(digest) = digest {
+                send_file(root, &blob_name(&digest), out).await?;
+            }
+        }
+    }
+    send(out, end()).await
+}
+
+async fn send_file(
+    root: &Path,
+    name: &str,
+    out: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), TransferError> {
+    let path = root.join(name);
+    let failed = |error| TransferError::file(format_args!("read {}", path.display()), error);
+    let mut file = File::open(&path).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    send(out, head(name, len)).await?;
+    let sent = send_all(&mut file, len, out).await?;
+    if sent < len {
+        return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+    }
+    send(out, tail(len)).await
+}
+
+/// Sends what `reader` has, at most `max` bytes; how many there were.
+async fn send_all(
+    reader: &mut (dyn io::Read + Send),
+    max: u64,
+    out: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<u64, TransferError> {
+    let mut sent = 0;
+    loop {
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        let wanted = (max - sent).min(PIECE_BYTES as u64);
+        reader
+            .take(wanted)
+            .read_to_end(&mut piece)
+            .map_err(|error| TransferError::file("read the archive", error))?;
+        if piece.is_empty() {
+            return Ok(sent);
+        }
+        sent += piece.len() as u64;
+        send(out, piece.into()).await?;
+    }
+}
+
+async fn send(out: &mpsc::Sender<io::Result<Bytes>>, piece: Bytes) -> Result<(), TransferError> {
+    if piece.is_empty() {
+        return Ok(());
+    }
+    out.send(Ok(piece)).await.map_err(|_| TransferError::Abandoned)
+}
