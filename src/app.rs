@@ -23,6 +23,7 @@ use crate::http::metrics::HttpMetrics;
 use crate::http::recent::Recent;
 use crate::http::server::Server;
 use crate::http::v2::Registry;
+use crate::keep::scrub::{Scrub, ScrubMetrics, ScrubParts};
 use crate::keep::{self, Keeper};
 use crate::net::OwnAddresses;
 use crate::pull::metrics::PullMetrics;
@@ -31,6 +32,7 @@ use crate::pull::{Parts, Puller, Site};
 use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
+use crate::store::note::Note;
 use crate::store::{Hot, HotOptions, MetaStore, StoreError};
 use crate::telemetry::filter::LogFilter;
 use crate::telemetry::{self, TelemetryError};
@@ -157,7 +159,7 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
         sites,
         blobs: Arc::clone(&blobs),
         meta: Arc::clone(&meta),
-        hot,
+        hot: hot.clone(),
         hooks: Arc::clone(&hooks),
         notes: keeper.notes(),
         fill: config.fill.clone(),
@@ -166,6 +168,14 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
         metrics: PullMetrics::new(&registry)?,
     });
 
+    let (scrub, scrubbing) = Scrub::new(ScrubParts {
+        blobs: Arc::clone(&blobs),
+        hot,
+        settings: config.storage.scrub,
+        clock: clock.clone(),
+        note: Note::new(&config.storage.path, "scrub.json"),
+        metrics: ScrubMetrics::new(&registry)?,
+    });
     let naming = Arc::new(Naming::new(config.naming.clone()));
     let recent = Recent::new(clock.clone());
     let metrics = HttpMetrics::new(&registry)?;
@@ -191,6 +201,7 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
         probes: probes.clone(),
         workers: workers.clone(),
         keeper,
+        scrub,
         puller,
         naming,
         recent,
@@ -206,6 +217,8 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
     let admin_server = Server::new("admin", &config.server, tasks.clone(), metrics);
     tasks.spawn("listener", server.run(listener, api));
     tasks.spawn("listener", admin_server.run(admin_listener, admin));
+
+    workers.start(scrubbing);
 
     let signals = Signals::listen()?;
     announce(address, admin_address);

@@ -12,6 +12,7 @@ mod explain;
 mod images;
 mod log_level;
 mod output;
+mod scrub;
 mod serve;
 mod status;
 mod storage;
@@ -73,6 +74,7 @@ pub fn main(
         Command::Refresh(args) => asked!(args, change::refresh),
         Command::Purge(args) => asked!(args, change::purge),
         Command::Gc(args) => asked!(args, storage::collect),
+        Command::Scrub(args) => asked!(args, scrub::scrub),
         Command::Pin(args) => asked!(args, storage::pin),
         Command::Unpin(args) => asked!(args, storage::unpin),
         Command::Pins(args) => asked!(args, storage::pins),

@@ -16,6 +16,8 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) const STORAGE_PATH: &str = "pierhead-data";
 pub(super) const STORAGE_MIN_FREE: u64 = 1 << 30;
+pub(super) const SCRUB_RATE: u64 = 50 << 20;
+pub(super) const SCRUB_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) const TAG_TTL: Duration = Duration::from_secs(60);
 pub(super) const ABSENT_TTL: Duration = Duration::from_secs(10);

@@ -37,6 +37,7 @@ use self::sections::Raw;
 use self::source::{Document, Origin};
 use crate::http::admin::api::config::Setting;
 use crate::http::settings::ServerSettings;
+use crate::keep::scrub::ScrubSettings;
 use crate::keep::settings::UpstreamLimits;
 use crate::pull::settings::{FillSettings, NamingSettings, TagSettings};
 use crate::scope::UpstreamName;
@@ -80,6 +81,8 @@ pub struct StorageSettings {
     pub max_size: Option<u64>,
     /// What is kept free on the disk, in bytes.
     pub min_free: u64,
+    /// How what is stored is verified anew.
+    pub scrub: ScrubSettings,
 }
 
 /// What is logged, and how.

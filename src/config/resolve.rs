@@ -17,6 +17,7 @@ use super::source::{At, Origin};
 use super::values::{FilePath, List};
 use super::{Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults};
 use crate::http::settings::ServerSettings;
+use crate::keep::scrub::ScrubSettings;
 use crate::keep::settings::UpstreamLimits;
 use crate::oci::RepoName;
 use crate::pull::settings::{FillSettings, NamedUpstream, NamingSettings, TagSettings};
@@ -142,6 +143,10 @@ fn storage(keys: StorageSection) -> StorageSettings {
     StorageSettings {
         max_size: keys.max_size.as_ref().map(|at| at.value.0),
         min_free: or(keys.min_free.as_ref(), |v| v.0, defaults::STORAGE_MIN_FREE),
+        scrub: ScrubSettings {
+            rate: or(keys.scrub_rate.as_ref(), |v| v.0, defaults::SCRUB_RATE),
+            every: or(keys.scrub_every.as_ref(), |v| v.0, defaults::SCRUB_EVERY),
+        },
         path: keys.path.map_or_else(|| defaults::STORAGE_PATH.into(), |at| at.value.0),
     }
 }

@@ -129,6 +129,8 @@ section! {
     path: FilePath,
     max_size: Size<1, { i64::MAX as u64 }>,
     min_free: Size<0, { i64::MAX as u64 }>,
+    scrub_rate: Size<0, { i64::MAX as u64 }>,
+    scrub_every: Period,
 }
 
 section! {

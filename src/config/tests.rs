@@ -64,6 +64,8 @@ fn zero_configuration() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:5000");
     assert_eq!(config.server.admin_listen.to_string(), "127.0.0.1:5001");
     assert_eq!(config.storage.path, Path::new("pierhead-data"));
+    assert_eq!(config.storage.scrub.rate, 50 << 20);
+    assert_eq!(config.storage.scrub.every, Duration::from_secs(30 * 86_400));
     assert_eq!(config.fill.answer_within, Duration::from_secs(25));
     assert_eq!(config.naming.hosted_prefixes, ["hosted/"]);
     assert_eq!(config.naming.default_upstream.as_ref().unwrap().as_str(), "docker.io");

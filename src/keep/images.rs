@@ -85,7 +85,7 @@ pub(super) fn order(
     units.sort_by(|a, b| {
         let key = |unit: &Unit| (unit.is_pinned, unit.is_active);
         let worth = |unit: &Unit| worth(&unit.used, unit.own_bytes, now);
-        key(a).cmp(&key(b)).then(worth(a).total_cmp(&worth(b))).then_with(|| a.root.cmp(&b.root))
+        key(a).cmp(&key(b)).then(worth(a).cmp(&worth(b))).then_with(|| a.root.cmp(&b.root))
     });
     Order { units, shared }
 }

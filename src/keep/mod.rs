@@ -7,6 +7,7 @@
 //! | `images` | which images that makes, and in what order they would go (pure) |
 //! | [`policy`] | what is worth keeping (pure) |
 //! | `evict` | the one task that evicts |
+//! | [`scrub`] | the worker that verifies what is stored anew |
 //! | `writer` | the worker that writes uses down and enforces the limits of upstreams |
 
 mod catalogue;
@@ -14,6 +15,7 @@ mod evict;
 mod images;
 mod metrics;
 pub mod policy;
+pub mod scrub;
 pub mod settings;
 pub mod shelf;
 mod writer;

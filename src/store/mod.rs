@@ -7,6 +7,7 @@ pub mod blob;
 mod error;
 pub mod hot;
 pub mod meta;
+pub mod note;
 pub mod notes;
 
 pub use blob::{Blob, BlobStore, Evicted, ReadAt, RoomUse, Spool};

@@ -10,6 +10,7 @@ mod limits;
 mod manifests;
 mod naming;
 mod operator;
+mod scrub;
 mod space;
 mod surface;
 

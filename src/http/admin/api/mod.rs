@@ -12,7 +12,7 @@
 //! | [`images`] | what is in the cache |
 //! | [`explain`] | what the next pull would be, and why |
 //! | [`change`] | purge and refresh |
-//! | [`storage`] | how full it is, making room, pins |
+//! | [`storage`], [`scrub`] | how full it is, making room, pins; verifying what is stored |
 //! | [`config`], [`log_level`] | the configuration in force, and what is logged |
 //!
 //! To add an endpoint: write a handler with `#[utoipa::path]` in the file of its subject, name it
@@ -29,6 +29,7 @@ pub mod log_level;
 pub mod name;
 pub mod origin;
 pub mod recent;
+pub mod scrub;
 pub mod status;
 pub mod storage;
 mod time;
@@ -60,6 +61,7 @@ use crate::clock::Clock;
 use crate::http::body::Body;
 use crate::http::recent::Recent;
 use crate::keep::Keeper;
+use crate::keep::scrub::Scrub;
 use crate::pull::Puller;
 use crate::pull::naming::Naming;
 use crate::telemetry::filter::LogFilter;
@@ -85,6 +87,8 @@ pub struct ApiParts {
     pub puller: Puller,
     /// What is stored, and what stays.
     pub keeper: Keeper,
+    /// The verification of what is stored.
+    pub scrub: Scrub,
     /// Where names lead.
     pub naming: Arc<Naming>,
     /// What went wrong lately.
@@ -168,6 +172,7 @@ fn routes() -> OpenApiRouter<Arc<ApiParts>> {
         .routes(routes!(storage::get_storage))
         .routes(routes!(storage::collect))
         .routes(routes!(storage::list_pins, storage::pin, storage::unpin))
+        .routes(routes!(scrub::get_scrub, scrub::start_scrub))
         .routes(routes!(images::list_images))
         .routes(routes!(images::get_image))
         .routes(routes!(explain::get_explanation))
