@@ -358,36 +358,38 @@ impl Puller {
     }
 }
 
-/// Why upstream would not give an answer, if that is known: from asking it just now, or because
-/// its last answer is still remembered.
+/// Why a pull would get no answer from upstream, if that is known: because its last one is still
+/// remembered, or from asking it just now.
 fn known_failure(
     draft: &mut Draft<'_>,
     remembered: Option<(Timestamp, PullError)>,
     probe: Option<&Probe>,
     now: Timestamp,
 ) -> Option<PullError> {
-    match (probe, remembered) {
-        (Some(Probe::Failed(error)), _) => {
+    match probe {
+        Some(Probe::Failed(error)) => {
             draft.because(format!("asked just now, upstream says: {error}"));
-            Some(error.clone())
         }
-        // It would be forgotten at the next pull that gets an answer, and that one did.
-        (Some(Probe::Found(_)), _) => {
-            draft.because("asked just now, upstream has it");
-            None
+        Some(Probe::Found(_)) => draft.because("asked just now, upstream has it"),
+        None => {}
+    }
+    // A pull would not ask again before that.
+    if let Some((until, error)) = remembered {
+        draft.because_of(
+            "absent_ttl",
+            format!(
+                "upstream was asked a short while ago, and for {} more its answer stands: {error}",
+                rough(until.since(now)),
+            ),
+        );
+        if matches!(probe, Some(Probe::Found(_))) {
+            draft.advise("`pierhead refresh` forgets that answer");
         }
-        (None, Some((until, error))) => {
-            draft.because_of(
-                "absent_ttl",
-                format!(
-                    "upstream was asked a short while ago, and for {} more its answer stands: \
-                     {error}",
-                    rough(until.since(now)),
-                ),
-            );
-            Some(error)
-        }
-        (None, None) => None,
+        return Some(error);
+    }
+    match probe {
+        Some(Probe::Failed(error)) => Some(error.clone()),
+        Some(Probe::Found(_)) | None => None,
     }
 }
 

@@ -330,6 +330,13 @@ fn explain_tells_stale_from_denied_and_unknown() {
     assert!(denied["advice"].to_string().contains("password_file"), "{denied}");
     assert_eq!(upstream.log().len(), asked);
     upstream.set_auth(Auth::None);
+    // Upstream has it by now, and a pull would not know before the answer is forgotten.
+    upstream.add_image("library/private", "v1", vec![vec![2_u8; 10]]);
+    let (_, denied) = json(&pierhead, &["explain", "private:v1", "--probe"]);
+    assert_eq!((&denied["verdict"], &denied["probe"]["found"]), (&"denied".into(), &true.into()));
+    assert_eq!(http::get(manifest_url(&pierhead, "library/private", "v1")).status, 403);
+    run(&pierhead, &["refresh", "private:v1"]).ok();
+    http::get(manifest_url(&pierhead, "library/private", "v1")).expect(200);
     assert_eq!(http::get(manifest_url(&pierhead, "library/none", "v1")).status, 404);
     let (code, absent) = json(&pierhead, &["explain", "none:v1"]);
     assert_eq!((code, &absent["verdict"]), (Some(1), &"absent".into()), "{absent}");
