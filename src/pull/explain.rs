@@ -50,6 +50,13 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Whether a pull would ask upstream, and does not know yet what it says.
+    const fn asks_upstream(self) -> bool {
+        matches!(self, Self::Revalidate | Self::Partial | Self::Miss)
+    }
+}
+
 /// One thing that leads to the verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
@@ -155,6 +162,9 @@ impl Puller {
                 (verdict, state, image)
             }
         };
+        if probe.is_none() && verdict.asks_upstream() {
+            recent_trouble(&mut draft, self.clock.now());
+        }
         let condemned = image.iter().flat_map(|image| &image.platforms);
         for digest in condemned.flat_map(|platform| &platform.condemned) {
             draft.reasons.push(Reason {
@@ -433,6 +443,25 @@ fn lost_access(draft: &mut Draft<'_>, denied_since: Option<Timestamp>, now: Time
             rough(decide::STALE_AFTER_DENIAL_MAX),
         ),
     );
+}
+
+/// Says so if every endpoint failed when it was last asked: the next question may fail, too.
+fn recent_trouble(draft: &mut Draft<'_>, now: Timestamp) {
+    let endpoints = draft.site.upstream.status();
+    if !endpoints.iter().all(|endpoint| endpoint.failed_at > endpoint.answered_at) {
+        return;
+    }
+    let last = endpoints.iter().max_by_key(|endpoint| endpoint.failed_at);
+    let Some((at, failure)) = last.and_then(|last| last.failed_at.zip(last.failure.as_ref()))
+    else {
+        return;
+    };
+    draft.because(format!(
+        "{} failed when it was last asked, {} ago: {failure}",
+        draft.scope.upstream,
+        rough(now.since(at)),
+    ));
+    draft.advise("`pierhead explain --probe` asks it now");
 }
 
 fn client_sees(verdict: Verdict, scope: &Scope) -> String {

@@ -316,6 +316,9 @@ fn explain_tells_stale_from_denied_and_unknown() {
     let (code, stale) = json(&pierhead, &["explain", "a:v1", "--probe"]);
     assert_eq!((code, &stale["verdict"]), (Some(0), &"stale".into()), "{stale}");
     assert!(http::get(manifest_url(&pierhead, "library/a", "v1")).header("warning").is_some());
+    let (_, likely) = json(&pierhead, &["explain", "b:v1"]);
+    assert_eq!(likely["verdict"], "miss");
+    assert!(likely["reasons"].to_string().contains("failed when it was last asked"), "{likely}");
     let (code, gone) = json(&pierhead, &["explain", "b:v1", "--probe"]);
     assert_eq!((code, &gone["verdict"]), (Some(1), &"unavailable".into()), "{gone}");
     upstream.up();
