@@ -184,7 +184,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
         metrics: PullMetrics::new(&registry)?,
     });
 
-    let (_, scrub) = Scrub::new(ScrubParts {
+    let (scrub, scrubbing) = Scrub::new(ScrubParts {
         blobs: Arc::clone(&blobs),
         hot,
         settings: config.storage.scrub,
@@ -218,6 +218,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
         workers: workers.clone(),
         keeper,
         transfers: transfers(&config, holdings, &tasks),
+        scrub,
         puller,
         naming,
         recent,
@@ -241,7 +242,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     tasks.spawn("listener", server.run(listener, api));
     tasks.spawn("listener", admin_server.run(admin_listener, admin));
 
-    workers.start(scrub);
+    workers.start(scrubbing);
 
     let signals = Signals::listen()?;
     announce(schemes, address, admin_address);

@@ -73,6 +73,9 @@ pub(super) enum Command {
     /// Nobody needs it: room is made by itself when it is wanted.
     #[command(after_help = AFTER_CLIENT)]
     Gc(AskArgs),
+    /// Verify what is stored now, and remove what is damaged; exit status 1 if something is wrong
+    #[command(after_help = AFTER_CLIENT)]
+    Scrub(ScrubArgs),
     /// Keep an image, whatever else has to go; it need not be stored yet
     ///
     /// A pinned tag keeps whatever it means at the time.
@@ -243,6 +246,21 @@ pub(super) struct ImagesArgs {
     pub(super) target: Target,
 }
 
+/// `scrub`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ScrubArgs {
+    /// Do not wait for the end: `pierhead scrub --last` tells later what was found
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// Only tell what the last whole round found
+    #[arg(long, conflicts_with = "no_wait")]
+    pub(super) last: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
 /// `gc` and `pins`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct AskArgs {
@@ -407,6 +425,9 @@ mod tests {
             "pierhead refresh debian",
             "pierhead purge debian@sha256:x",
             "pierhead gc",
+            "pierhead scrub",
+            "pierhead scrub --no-wait",
+            "pierhead scrub --last --output json",
             "pierhead pin debian",
             "pierhead unpin debian",
             "pierhead pins --output json",

@@ -14,6 +14,7 @@ mod log_level;
 mod node_config;
 mod output;
 mod progress;
+mod scrub;
 mod serve;
 mod status;
 mod storage;
@@ -77,6 +78,7 @@ pub fn main(
         Command::Refresh(args) => asked!(args, change::refresh),
         Command::Purge(args) => asked!(args, change::purge),
         Command::Gc(args) => asked!(args, storage::collect),
+        Command::Scrub(args) => asked!(args, scrub::scrub),
         Command::Pin(args) => asked!(args, storage::pin),
         Command::Unpin(args) => asked!(args, storage::unpin),
         Command::Pins(args) => asked!(args, storage::pins),

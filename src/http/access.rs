@@ -108,7 +108,8 @@ impl Access {
         let whole = self.began.elapsed();
         let head = self.head.unwrap_or(whole);
         let stale = self.outcome.0 == "stale";
-        let course = Course { status: self.status, stale, broke_off: self.broke_off, head, whole };
+        let (status, broke_off, bytes) = (self.status, self.broke_off, self.body_bytes);
+        let course = Course { status, stale, broke_off, head, whole, bytes };
         let Some(trouble) = course.trouble() else { return };
         recent.note(Event {
             trouble,

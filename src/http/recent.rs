@@ -16,8 +16,11 @@ pub const RECENT_EVENTS_MAX: usize = 64;
 /// An answer whose head took at least this long is slow.
 pub const SLOW_HEAD: Duration = Duration::from_secs(1);
 
-/// An answer that took at least this long to its end is slow.
+/// An answer that took at least this long to its end is slow, unless it was quick for its size.
 pub const SLOW_ANSWER: Duration = Duration::from_secs(10);
+
+/// A body that went out at this many bytes a second or more is quick for its size.
+pub const QUICK_BYTES_PER_SECOND: u64 = 1 << 20;
 
 /// In which way an answer was not what a client hopes for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +63,8 @@ pub(super) struct Course {
     pub(super) head: Duration,
     /// To the answer's end.
     pub(super) whole: Duration,
+    /// How much went out.
+    pub(super) bytes: u64,
 }
 
 impl Course {
@@ -72,9 +77,14 @@ impl Course {
             400.. => Some(Trouble::Failed),
             _ if self.broke_off => Some(Trouble::Failed),
             _ if self.stale => Some(Trouble::Stale),
-            _ if self.head >= SLOW_HEAD || self.whole >= SLOW_ANSWER => Some(Trouble::Slow),
+            _ if self.is_slow() => Some(Trouble::Slow),
             _ => None,
         }
+    }
+
+    fn is_slow(self) -> bool {
+        let quick = self.bytes / QUICK_BYTES_PER_SECOND >= self.whole.as_secs();
+        self.head >= SLOW_HEAD || (self.whole >= SLOW_ANSWER && !quick)
     }
 }
 
@@ -173,6 +183,7 @@ mod tests {
             broke_off: false,
             head: Duration::from_millis(5),
             whole: Duration::from_millis(9),
+            bytes: 100,
         }
     }
 
@@ -181,6 +192,10 @@ mod tests {
         for status in [200, 206, 304] {
             assert_eq!(course(status).trouble(), None);
         }
+        let large = Course { whole: SLOW_ANSWER * 6, bytes: 60 << 20, ..course(200) };
+        assert_eq!(large.trouble(), None);
+        let crawling = Course { bytes: 59 << 20, ..large };
+        assert_eq!(crawling.trouble(), Some(Trouble::Slow));
         for (course, trouble) in [
             (course(403), Trouble::Denied),
             (course(404), Trouble::Absent),

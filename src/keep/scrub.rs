@@ -19,6 +19,8 @@ use crate::oci::{Digest, Hasher};
 use crate::store::note::Note;
 use crate::store::{Blob, BlobStore, Hot, StoreError};
 
+/// The worker's name.
+pub const SCRUB_WORKER: &str = "scrub";
 /// What is read and hashed at a time, in bytes.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Blobs listed at a time.
@@ -129,7 +131,7 @@ pub struct ScrubWorker {
 #[async_trait]
 impl Worker for ScrubWorker {
     fn name(&self) -> &'static str {
-        "scrub"
+        SCRUB_WORKER
     }
 
     async fn round(&mut self, report: &Report) -> Round {

@@ -20,7 +20,7 @@ const BLOBS_LOOKED_FOR_MAX: usize = 4096;
 impl Puller {
     /// Whether `digest` and everything that pulling it for one platform needs is stored and
     /// readable through `scope`.
-    pub(super) async fn is_complete(&self, scope: &Scope, digest: &Digest) -> bool {
+    pub async fn is_complete(&self, scope: &Scope, digest: &Digest) -> bool {
         let mut to_look_at = vec![*digest];
         let mut seen = HashSet::from([*digest]);
         let mut blobs_left = BLOBS_LOOKED_FOR_MAX;

@@ -50,6 +50,13 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Whether a pull would ask upstream, and does not know yet what it says.
+    const fn asks_upstream(self) -> bool {
+        matches!(self, Self::Revalidate | Self::Partial | Self::Miss)
+    }
+}
+
 /// One thing that leads to the verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
@@ -155,6 +162,9 @@ impl Puller {
                 (verdict, state, image)
             }
         };
+        if probe.is_none() && verdict.asks_upstream() {
+            recent_trouble(&mut draft, self.clock.now());
+        }
         let condemned = image.iter().flat_map(|image| &image.platforms);
         for digest in condemned.flat_map(|platform| &platform.condemned) {
             draft.reasons.push(Reason {
@@ -358,36 +368,38 @@ impl Puller {
     }
 }
 
-/// Why upstream would not give an answer, if that is known: from asking it just now, or because
-/// its last answer is still remembered.
+/// Why a pull would get no answer from upstream, if that is known: because its last one is still
+/// remembered, or from asking it just now.
 fn known_failure(
     draft: &mut Draft<'_>,
     remembered: Option<(Timestamp, PullError)>,
     probe: Option<&Probe>,
     now: Timestamp,
 ) -> Option<PullError> {
-    match (probe, remembered) {
-        (Some(Probe::Failed(error)), _) => {
+    match probe {
+        Some(Probe::Failed(error)) => {
             draft.because(format!("asked just now, upstream says: {error}"));
-            Some(error.clone())
         }
-        // It would be forgotten at the next pull that gets an answer, and that one did.
-        (Some(Probe::Found(_)), _) => {
-            draft.because("asked just now, upstream has it");
-            None
+        Some(Probe::Found(_)) => draft.because("asked just now, upstream has it"),
+        None => {}
+    }
+    // A pull would not ask again before that.
+    if let Some((until, error)) = remembered {
+        draft.because_of(
+            "absent_ttl",
+            format!(
+                "upstream was asked a short while ago, and for {} more its answer stands: {error}",
+                rough(until.since(now)),
+            ),
+        );
+        if matches!(probe, Some(Probe::Found(_))) {
+            draft.advise("`pierhead refresh` forgets that answer");
         }
-        (None, Some((until, error))) => {
-            draft.because_of(
-                "absent_ttl",
-                format!(
-                    "upstream was asked a short while ago, and for {} more its answer stands: \
-                     {error}",
-                    rough(until.since(now)),
-                ),
-            );
-            Some(error)
-        }
-        (None, None) => None,
+        return Some(error);
+    }
+    match probe {
+        Some(Probe::Failed(error)) => Some(error.clone()),
+        Some(Probe::Found(_)) | None => None,
     }
 }
 
@@ -431,6 +443,25 @@ fn lost_access(draft: &mut Draft<'_>, denied_since: Option<Timestamp>, now: Time
             rough(decide::STALE_AFTER_DENIAL_MAX),
         ),
     );
+}
+
+/// Says so if every endpoint failed when it was last asked: the next question may fail, too.
+fn recent_trouble(draft: &mut Draft<'_>, now: Timestamp) {
+    let endpoints = draft.site.upstream.status();
+    if !endpoints.iter().all(|endpoint| endpoint.failed_at > endpoint.answered_at) {
+        return;
+    }
+    let last = endpoints.iter().max_by_key(|endpoint| endpoint.failed_at);
+    let Some((at, failure)) = last.and_then(|last| last.failed_at.zip(last.failure.as_ref()))
+    else {
+        return;
+    };
+    draft.because(format!(
+        "{} failed when it was last asked, {} ago: {failure}",
+        draft.scope.upstream,
+        rough(now.since(at)),
+    ));
+    draft.advise("`pierhead explain --probe` asks it now");
 }
 
 fn client_sees(verdict: Verdict, scope: &Scope) -> String {

@@ -3,6 +3,7 @@
 //! The same pulls from a real registry with real clients are in `tests/e2e`.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::print_stderr, reason = "skips go to the test's output")]
 
 mod access;
 mod directory;

@@ -1,6 +1,7 @@
 //! The operator's side: the API's gate, and every command against a running Pierhead.
 
 use std::fs;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
 use pierhead_kit::http::{self, Request, Response};
 use pierhead_kit::program::{Output, Pierhead, Run};
@@ -138,7 +139,8 @@ fn the_document_is_served() {
     let pierhead = Pierhead::start(PIERHEAD, "");
     let document = get(&pierhead, "openapi.json");
     let committed = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json")).unwrap();
-    assert_eq!(document, serde_json::from_slice::<Value>(&committed).unwrap());
+    let committed: Value = serde_json::from_slice(&committed).unwrap();
+    assert!(document == committed, "docs/openapi.json is not what is served");
     // Every read without parameters answers.
     for (path, operations) in document["paths"].as_object().unwrap() {
         let Some(operation) = operations.get("get") else { continue };
@@ -314,6 +316,9 @@ fn explain_tells_stale_from_denied_and_unknown() {
     let (code, stale) = json(&pierhead, &["explain", "a:v1", "--probe"]);
     assert_eq!((code, &stale["verdict"]), (Some(0), &"stale".into()), "{stale}");
     assert!(http::get(manifest_url(&pierhead, "library/a", "v1")).header("warning").is_some());
+    let (_, likely) = json(&pierhead, &["explain", "b:v1"]);
+    assert_eq!(likely["verdict"], "miss");
+    assert!(likely["reasons"].to_string().contains("failed when it was last asked"), "{likely}");
     let (code, gone) = json(&pierhead, &["explain", "b:v1", "--probe"]);
     assert_eq!((code, &gone["verdict"]), (Some(1), &"unavailable".into()), "{gone}");
     upstream.up();
@@ -328,6 +333,13 @@ fn explain_tells_stale_from_denied_and_unknown() {
     assert!(denied["advice"].to_string().contains("password_file"), "{denied}");
     assert_eq!(upstream.log().len(), asked);
     upstream.set_auth(Auth::None);
+    // Upstream has it by now, and a pull would not know before the answer is forgotten.
+    upstream.add_image("library/private", "v1", vec![vec![2_u8; 10]]);
+    let (_, denied) = json(&pierhead, &["explain", "private:v1", "--probe"]);
+    assert_eq!((&denied["verdict"], &denied["probe"]["found"]), (&"denied".into(), &true.into()));
+    assert_eq!(http::get(manifest_url(&pierhead, "library/private", "v1")).status, 403);
+    run(&pierhead, &["refresh", "private:v1"]).ok();
+    http::get(manifest_url(&pierhead, "library/private", "v1")).expect(200);
     assert_eq!(http::get(manifest_url(&pierhead, "library/none", "v1")).status, 404);
     let (code, absent) = json(&pierhead, &["explain", "none:v1"]);
     assert_eq!((code, &absent["verdict"]), (Some(1), &"absent".into()), "{absent}");
@@ -467,6 +479,32 @@ fn images_are_pinned_and_room_is_shown() {
     assert_eq!((code, &collected["blobs"]), (Some(0), &0.into()));
     let (_, list) = json(&pierhead, &["images"]);
     assert!(list["images"][0]["last_used"].is_string(), "{list}");
+}
+
+#[test]
+fn a_scrub_is_waited_for_and_tells_what_it_found() {
+    let upstream = FaultyUpstream::start_blocking();
+    let image = upstream.add_image("library/a", "v1", vec![vec![1_u8; 100_000]]);
+    let pierhead = pierhead(&upstream, "[storage]\nscrub_every = \"0s\"\nscrub_rate = 0\n");
+    let (code, never) = json(&pierhead, &["scrub", "--last"]);
+    assert_eq!((code, &never["last"]), (Some(1), &Value::Null));
+    pull(&pierhead, "library/a", &image);
+    wait_until_stored(&pierhead, 2.0);
+    let (code, clean) = json(&pierhead, &["scrub"]);
+    assert_eq!((code, &clean["last"]["damaged"]), (Some(0), &0.into()), "{clean}");
+    assert_eq!(clean["last"]["checked"], 3);
+    let digits = image.layers[0].strip_prefix("sha256:").unwrap();
+    let path = pierhead.storage().join(format!("blobs-v1/sha256/{}/{digits}", &digits[..2]));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let flipped = fs::read(&path).unwrap()[5000] ^ 1;
+    // In place, as a disk does it: the program may have the file open.
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_at(&[flipped], 5000).unwrap();
+    let output = run(&pierhead, &["scrub"]);
+    assert_eq!(exit(&output), 1, "{output}");
+    assert!(output.stdout.contains("1 damaged") && output.stdout.contains(digits), "{output}");
+    let (_, explained) = json(&pierhead, &["explain", "a:v1"]);
+    assert_eq!(explained["verdict"], "partial", "{explained}");
 }
 
 #[test]

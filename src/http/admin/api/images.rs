@@ -154,7 +154,7 @@ pub(super) async fn list_images(
             digest: record.digest.to_string(),
             confirmed_at: rfc3339(record.confirmed_at),
             last_used: parts.keeper.last_used(&record.digest).map(rfc3339),
-            complete: parts.puller.inspect(&scope, &record.digest).await.is_complete(),
+            complete: parts.puller.is_complete(&scope, &record.digest).await,
         });
     }
     let next = images.last().filter(|_| full).map(|image| image.image.clone());
