@@ -109,7 +109,7 @@ impl Client {
                 let config = config.map_err(Failure::usage)?;
                 let base = match url {
                     Some(url) => given(&url)?,
-                    None => of_listener(config.server.admin_listen)?,
+                    None => of_listener(config.server.admin_listen, config.server.admin_has_tls())?,
                 };
                 (base, file.unwrap_or_else(|| config.storage.path.join(TOKEN_FILE)))
             }
@@ -295,8 +295,8 @@ pub(super) fn given(text: &str) -> Result<Url, Failure> {
     })
 }
 
-/// Where a Pierhead with that `server.admin_listen` answers on this machine.
-pub(super) fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
+/// Where a Pierhead answers on this machine that listens there.
+pub(super) fn of_listener(listen: SocketAddr, has_tls: bool) -> Result<Url, Failure> {
     if listen.port() == 0 {
         return Err(Failure::usage("the configuration leaves the port to the system")
             .help("name the address that `pierhead serve` printed with --url"));
@@ -306,7 +306,8 @@ pub(super) fn of_listener(listen: SocketAddr) -> Result<Url, Failure> {
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    given(&format!("http://{}", SocketAddr::new(ip, listen.port())))
+    let scheme = if has_tls { "https" } else { "http" };
+    given(&format!("{scheme}://{}", SocketAddr::new(ip, listen.port())))
 }
 
 /// A client for `base` alone: without proxies and redirects, and giving up on `silence`.
@@ -382,10 +383,11 @@ mod tests {
             ("127.0.0.1:5001", "http://127.0.0.1:5001/"),
             ("0.0.0.0:5001", "http://127.0.0.1:5001/"),
             ("[::]:5001", "http://[::1]:5001/"),
+            ("0.0.0.0:5001", "https://127.0.0.1:5001/"),
         ] {
-            let found = of_listener(listen.parse().unwrap()).unwrap();
+            let found = of_listener(listen.parse().unwrap(), url.starts_with("https")).unwrap();
             assert_eq!(found.as_str(), url);
         }
-        assert!(of_listener("127.0.0.1:0".parse().unwrap()).is_err());
+        assert!(of_listener("127.0.0.1:0".parse().unwrap(), false).is_err());
     }
 }

@@ -71,7 +71,7 @@ pub(super) async fn warm(
         Some(url) => given(url)?,
         None => {
             let config = load(args.config.clone(), variables).1.map_err(Failure::usage)?;
-            of_listener(config.server.listen)?
+            of_listener(config.server.listen, config.server.tls.is_some())?
         }
     };
     let mut names = args.images.clone();

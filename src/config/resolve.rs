@@ -50,6 +50,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         in_force::part("hosted", &raw.hosted),
         in_force::part("fill", &raw.fill),
         in_force::part("log", &raw.log),
+        in_force::part("telemetry", &raw.telemetry),
     ];
     let in_force = in_force::settings(&sections, &upstreams, default_upstream.as_ref(), problems);
 

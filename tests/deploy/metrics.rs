@@ -25,18 +25,6 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// What Prometheus adds to every sample.
 const TARGET_LABELS: [&str; 2] = ["job", "instance"];
 
-/// Metrics that a later version is to have, each with its label, if any, and that one's values:
-/// the dashboard and the alerts name them already. One that is there has to leave this list.
-const AWAITED: &[(&str, &str, &[&str])] = &[
-    ("pierhead_evicted_bytes_total", "reason", &["room", "quota", "age", "unlinked"]),
-    ("pierhead_evictions_total", "reason", &["room", "quota", "age", "unlinked"]),
-    ("pierhead_storage_available_bytes", "", &[]),
-    ("pierhead_storage_bytes", "kind", &["stored", "reserved", "other"]),
-    ("pierhead_storage_bytes_max", "", &[]),
-    ("pierhead_storage_refusals_total", "cause", &["too_large", "in_use"]),
-    ("pierhead_tls_certificate_expires_timestamp_seconds", "", &[]),
-];
-
 /// What a metric can carry.
 #[derive(Clone, Debug, Default)]
 struct Metric {
@@ -68,16 +56,6 @@ static EXPORTED: LazyLock<Exported> = LazyLock::new(|| {
             }
             None => panic!("{PAGE} names {name}, and nothing registers it"),
         }
-    }
-    for (name, label, values) in AWAITED {
-        assert!(!sources.contains(&format!("\"{name}\"")), "{name} is not awaited any more");
-        let mut metric = Metric::default();
-        if !label.is_empty() {
-            metric.labels.insert((*label).to_owned());
-            let values = values.iter().map(|value| (*value).to_owned()).collect();
-            metric.values.insert((*label).to_owned(), values);
-        }
-        metrics.insert((*name).to_owned(), metric);
     }
     Exported { metrics, words: code(&page).map(str::to_owned).collect() }
 });
