@@ -24,6 +24,8 @@ use crate::http::metrics::HttpMetrics;
 use crate::http::recent::Recent;
 use crate::http::server::Server;
 use crate::http::v2::Registry;
+use crate::keep::scrub::{Scrub, ScrubMetrics, ScrubParts};
+use crate::keep::{self, Keeper};
 use crate::net::OwnAddresses;
 use crate::pull::metrics::PullMetrics;
 use crate::pull::naming::Naming;
@@ -31,7 +33,8 @@ use crate::pull::{Parts, Puller, Site};
 use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
-use crate::store::{BlobStore, Hot, HotOptions, MetaStore, StoreError};
+use crate::store::note::Note;
+use crate::store::{Hot, HotOptions, MetaStore, NoNotes, StoreError};
 use crate::telemetry::filter::LogFilter;
 use crate::telemetry::{self, TelemetryError};
 use crate::transfer::Holdings;
@@ -120,9 +123,25 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
     let workers = Workers::new(tasks.clone(), clock.clone());
     let hooks: Arc<dyn Hooks> = Arc::new(AllowAll);
 
-    let blobs: Arc<dyn BlobStore> =
-        Arc::new(FsBlobs::open(&config.storage.path, FsOptions::default()).await?);
-    let meta: Arc<dyn MetaStore> = Arc::new(SqliteMeta::open(&config.storage.path).await?);
+    let hot = Hot::new(HotOptions::default());
+    let files = FsBlobs::open(&config.storage.path, fs_options(&config)).await?;
+    let records = Arc::new(SqliteMeta::open(&config.storage.path).await?);
+    let meta: Arc<dyn MetaStore> = Arc::clone(&records) as Arc<dyn MetaStore>;
+    let keeper = Keeper::start(
+        keep::Parts {
+            blobs: Arc::new(files),
+            keeping: records,
+            meta: Arc::clone(&meta),
+            hot: hot.clone(),
+            limits: config.limits.clone(),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            workers: workers.clone(),
+        },
+        &registry,
+    )
+    .await?;
+    let blobs = keeper.shelf();
 
     let listener = bind("server.listen", config.server.listen).await?;
     let admin_listener = bind("server.admin_listen", config.server.admin_listen).await?;
@@ -133,25 +152,34 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
 
     let id = instance_id()?;
     let sites = sites(&config, &registry, &tasks, &clock, &own, &id)?;
-    let hot = Hot::new(HotOptions::default());
     let holdings = Holdings {
         blobs: Arc::clone(&blobs),
         meta: Arc::clone(&meta),
         hot: hot.clone(),
+        notes: keeper.notes(),
         clock: clock.clone(),
     };
     let puller = Puller::new(Parts {
         sites,
         blobs: Arc::clone(&blobs),
         meta: Arc::clone(&meta),
-        hot,
+        hot: hot.clone(),
         hooks: Arc::clone(&hooks),
+        notes: keeper.notes(),
         fill: config.fill.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: PullMetrics::new(&registry)?,
     });
 
+    let (scrub, scrubbing) = Scrub::new(ScrubParts {
+        blobs: Arc::clone(&blobs),
+        hot,
+        settings: config.storage.scrub,
+        clock: clock.clone(),
+        note: Note::new(&config.storage.path, "scrub.json"),
+        metrics: ScrubMetrics::new(&registry)?,
+    });
     let naming = Arc::new(Naming::new(config.naming.clone()));
     let recent = Recent::new(clock.clone());
     let metrics = HttpMetrics::new(&registry)?;
@@ -177,6 +205,8 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
         probes: probes.clone(),
         workers: workers.clone(),
         transfers: transfers(&config, holdings, &tasks),
+        keeper,
+        scrub,
         puller,
         naming,
         recent,
@@ -193,6 +223,8 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
     tasks.spawn("listener", server.run(listener, api));
     tasks.spawn("listener", admin_server.run(admin_listener, admin));
 
+    workers.start(scrubbing);
+
     let signals = Signals::listen()?;
     announce(address, admin_address);
     signals.wait_for_stop().await;
@@ -202,16 +234,27 @@ async fn run(config: Config, log: LogFilter) -> Result<(), AppError> {
 }
 
 /// Opens the storage of a configuration for a command that exports or imports without a server.
+/// The size cap holds; nothing is evicted to make room.
 ///
 /// # Errors
 /// When it cannot be opened, above all because a Pierhead serves from it.
 pub async fn open_holdings(config: &Config) -> Result<Holdings, StoreError> {
     Ok(Holdings {
-        blobs: Arc::new(FsBlobs::open(&config.storage.path, FsOptions::default()).await?),
+        blobs: Arc::new(FsBlobs::open(&config.storage.path, fs_options(config)).await?),
         meta: Arc::new(SqliteMeta::open(&config.storage.path).await?),
         hot: Hot::new(HotOptions::default()),
+        // The next start looks at what is stored.
+        notes: Arc::new(NoNotes),
         clock: Clock::system(),
     })
+}
+
+fn fs_options(config: &Config) -> FsOptions {
+    FsOptions {
+        max_bytes: config.storage.max_size,
+        min_free_bytes: config.storage.min_free,
+        ..FsOptions::default()
+    }
 }
 
 /// Exports and imports under that configuration.

@@ -13,6 +13,8 @@
 //! 9. [`pull::follow`] is how everybody reads, the first client included.
 //! 10. [`http::body`] streams it; [`http::error`] alone chooses statuses.
 //!
+//! What stays when the store is full is decided in [`keep`].
+//!
 //! `docs/ARCHITECTURE.md` has the layers and the invariants; `tests/tidy` checks them.
 
 pub mod app;
@@ -22,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod hooks;
 pub mod http;
+pub mod keep;
 pub mod net;
 pub mod oci;
 pub mod pull;

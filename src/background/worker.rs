@@ -259,6 +259,11 @@ mod tests {
 
     use super::*;
 
+    /// Lets that much time pass, on a paused clock.
+    async fn pass(time: Duration) {
+        let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
+    }
+
     /// Does what it is told, and tells what it was asked.
     struct Counter {
         rounds: Arc<AtomicU64>,
@@ -300,10 +305,10 @@ mod tests {
         let ends =
             vec![Round::UntilAsked, Round::Failed("no disk".into(), hour), Round::Done(hour)];
         let (_tasks, workers, rounds, _) = started(ends);
-        let settled = async || tokio::time::sleep(Duration::from_millis(1)).await;
+        let settled = async || pass(Duration::from_millis(1)).await;
         settled().await;
         assert_eq!(rounds.load(Ordering::SeqCst), 1);
-        tokio::time::sleep(hour).await;
+        pass(hour).await;
         let status = workers.list().remove(0);
         assert_eq!((status.rounds, status.failures), (2, 1));
         assert_eq!(status.last_error.as_deref(), Some("no disk"));
@@ -312,7 +317,7 @@ mod tests {
         assert!(!workers.wake("nobody"));
         settled().await;
         assert_eq!(rounds.load(Ordering::SeqCst), 3);
-        tokio::time::sleep(hour * 100).await;
+        pass(hour * 100).await;
         assert_eq!(rounds.load(Ordering::SeqCst), 3, "only when asked");
         assert_eq!(workers.list().remove(0).last_error, None);
     }
@@ -320,7 +325,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stop_interrupts_a_round_and_hears_the_last_words() {
         let (tasks, workers, _, stops) = started(Vec::new());
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        pass(Duration::from_millis(1)).await;
         assert_eq!(workers.list().remove(0).state, State::Running);
         tasks.stop();
         workers.stopped().await;
@@ -348,7 +353,7 @@ mod tests {
         let tasks = Tasks::new(&prometheus::Registry::new()).unwrap();
         let workers = Workers::new(tasks, Clock::manual(Timestamp::from_unix_ms(0)));
         workers.start(Panics(0));
-        tokio::time::sleep(REST_AFTER_PANIC * 2).await;
+        pass(REST_AFTER_PANIC * 2).await;
         let status = workers.list().remove(0);
         assert_eq!((status.rounds, status.failures, status.state), (2, 1, State::Waiting));
     }

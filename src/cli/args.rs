@@ -68,6 +68,25 @@ pub(super) enum Command {
     /// its end; the next pull fetches anew.
     #[command(after_help = AFTER_CLIENT)]
     Purge(ImageArgs),
+    /// Remove what the limits of upstreams forbid, and what no repository is known to have
+    ///
+    /// Nobody needs it: room is made by itself when it is wanted.
+    #[command(after_help = AFTER_CLIENT)]
+    Gc(AskArgs),
+    /// Verify what is stored now, and remove what is damaged; exit status 1 if something is wrong
+    #[command(after_help = AFTER_CLIENT)]
+    Scrub(ScrubArgs),
+    /// Keep an image, whatever else has to go; it need not be stored yet
+    ///
+    /// A pinned tag keeps whatever it means at the time.
+    #[command(after_help = AFTER_CLIENT)]
+    Pin(ImageArgs),
+    /// Let a pinned image go when room is needed
+    #[command(after_help = AFTER_CLIENT)]
+    Unpin(ImageArgs),
+    /// List the pinned images
+    #[command(after_help = AFTER_CLIENT)]
+    Pins(AskArgs),
     /// Show what is logged, or change it until the server ends
     #[command(after_help = AFTER_CLIENT)]
     LogLevel(LogLevelArgs),
@@ -116,17 +135,16 @@ pub(super) struct WarmArgs {
     /// Layers that are pulled at the same time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(super) concurrency: u8,
+    /// Pin each image that was warmed, so that it is not evicted. Asks the operator's side
+    #[arg(long)]
+    pub(super) pin: bool,
     /// The registry listener, over server.listen of the configuration
     #[arg(long, value_name = "URL")]
-    pub(super) url: Option<String>,
-    /// The configuration of the Pierhead to warm; PIERHEAD_CONFIG names one too
-    #[arg(long, value_name = "FILE")]
-    pub(super) config: Option<PathBuf>,
-    /// Certificate authorities to trust beside the system's, in PEM form, for an https URL
-    #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
+    pub(super) registry: Option<String>,
     #[command(flatten)]
     pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
 }
 
 /// A platform to warm, or all of them.
@@ -227,7 +245,31 @@ pub(super) struct ImagesArgs {
     pub(super) target: Target,
 }
 
-/// `refresh` and `purge`.
+/// `scrub`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ScrubArgs {
+    /// Do not wait for the end: `pierhead scrub --last` tells later what was found
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// Only tell what the last whole round found
+    #[arg(long, conflicts_with = "no_wait")]
+    pub(super) last: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `gc` and `pins`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct AskArgs {
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// `refresh`, `purge`, `pin` and `unpin`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ImageArgs {
     /// The image as a client would write it
@@ -330,6 +372,7 @@ Asking a running one:
   pierhead images                                     what is in the cache
   pierhead refresh debian:12                          see a moved tag at once
   pierhead purge ghcr.io/OWNER/IMAGE                  forget a repository
+  pierhead pin debian:12                              keep it, whatever else has to go
   pierhead log-level info,pierhead::upstream=debug    until it ends
 
 Exit status:
@@ -370,7 +413,7 @@ mod tests {
             "pierhead status",
             "pierhead status --watch",
             "pierhead warm a b:1 --platform all --concurrency 9",
-            "pierhead warm --from-file f --platform linux/amd64,linux/arm/v7 --url http://a",
+            "pierhead warm --from-file f --platform linux/amd64,linux/arm/v7 --registry http://a --pin",
             "pierhead export a b:1 --to x.tar --platform linux/amd64,linux/arm/v7",
             "pierhead export --all --to - --output json --url http://a",
             "pierhead import - --as a/b:1",
@@ -380,6 +423,13 @@ mod tests {
             "pierhead images --after a/b:c --limit 7",
             "pierhead refresh debian",
             "pierhead purge debian@sha256:x",
+            "pierhead gc",
+            "pierhead scrub",
+            "pierhead scrub --no-wait",
+            "pierhead scrub --last --output json",
+            "pierhead pin debian",
+            "pierhead unpin debian",
+            "pierhead pins --output json",
             "pierhead log-level",
             "pierhead log-level debug",
             "pierhead log-level --reset",

@@ -185,8 +185,12 @@ impl Client {
     }
 
     /// DELETE of `path` below the API's prefix.
-    pub(super) async fn delete(&self, path: &str) -> Result<Answer, Failure> {
-        self.send(self.request(Method::DELETE, path, &[])).await
+    pub(super) async fn delete(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Answer, Failure> {
+        self.send(self.request(Method::DELETE, path, query)).await
     }
 
     fn request(

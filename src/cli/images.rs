@@ -32,10 +32,12 @@ pub(super) async fn images(
 }
 
 fn list(list: &ImageList) -> String {
-    let mut table = Table::new(&["IMAGE", "DIGEST", "COMPLETE", "CONFIRMED"]);
+    let mut table = Table::new(&["IMAGE", "DIGEST", "COMPLETE", "LAST PULLED", "CONFIRMED"]);
     for image in &list.images {
         let complete = if image.complete { "yes" } else { "no" };
-        table.row([&image.image, &short(&image.digest), complete, &image.confirmed_at]);
+        let used = image.last_used.as_deref().unwrap_or("-");
+        let digest = short(&image.digest);
+        table.row([&image.image, digest.as_str(), complete, used, &image.confirmed_at]);
     }
     if list.images.is_empty() {
         "nothing was pulled by tag yet\n".to_owned()
@@ -50,6 +52,9 @@ fn detail(detail: &ImageDetail) -> String {
     table.row(["digest", &detail.digest]);
     if let Some(confirmed) = &detail.confirmed_at {
         table.row(["confirmed", confirmed]);
+    }
+    if let Some(used) = &detail.last_used {
+        table.row(["last pulled", used]);
     }
     table.row(["manifest", &detail.content.manifest]);
     if let Some(media_type) = &detail.content.media_type {

@@ -15,7 +15,7 @@ pub(super) async fn log_level(
 ) -> Result<Exit, Failure> {
     let answer = match &args.filter {
         Some(filter) => client.put(PATH, &SetLogLevel { filter: filter.clone() }).await?,
-        None if args.reset => client.delete(PATH).await?,
+        None if args.reset => client.delete(PATH, &[]).await?,
         None => client.get(PATH, &[]).await?,
     };
     answer.show(args.output.format, console, |level: &LogLevel| {

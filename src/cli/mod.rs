@@ -14,8 +14,10 @@ mod log_level;
 mod node_config;
 mod output;
 mod progress;
+mod scrub;
 mod serve;
 mod status;
+mod storage;
 mod transfer;
 mod warm;
 
@@ -75,6 +77,11 @@ pub fn main(
         Command::Images(args) => asked!(args, images::images),
         Command::Refresh(args) => asked!(args, change::refresh),
         Command::Purge(args) => asked!(args, change::purge),
+        Command::Gc(args) => asked!(args, storage::collect),
+        Command::Scrub(args) => asked!(args, scrub::scrub),
+        Command::Pin(args) => asked!(args, storage::pin),
+        Command::Unpin(args) => asked!(args, storage::unpin),
+        Command::Pins(args) => asked!(args, storage::pins),
         Command::LogLevel(args) => asked!(args, log_level::log_level),
         Command::Warm(args) => {
             let done = block_on(warm::warm(&args, variables, console));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::args::StatusArgs;
 use super::client::{Answer, Client};
 use super::output::{Console, Exit, Failure, Format, Table, bytes, period, printable, short};
+use super::storage::usage;
 use crate::http::admin::api::fills::Fill;
 use crate::http::admin::api::recent::RecentEvent;
 use crate::http::admin::api::status::Status;
@@ -83,6 +84,9 @@ fn text(status: &Status) -> String {
     table.row(["registry", &status.listeners.registry]);
     table.row(["operator", &status.listeners.admin]);
     table.row(["storage", &status.storage.path]);
+    if let Some(used) = &status.storage.usage {
+        table.row(["", &usage(used)]);
+    }
     text.push_str(&table.text(""));
     let mut section = |title: &str, empty: &str, table: Option<Table>| {
         text.push_str(&match table {

@@ -15,8 +15,9 @@ pub(super) const HTTP2_STREAMS_MAX: u32 = 256;
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) const STORAGE_PATH: &str = "pierhead-data";
-pub(super) const STORAGE_MAX_SIZE: u64 = 50 << 30;
 pub(super) const STORAGE_MIN_FREE: u64 = 1 << 30;
+pub(super) const SCRUB_RATE: u64 = 50 << 20;
+pub(super) const SCRUB_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) const TAG_TTL: Duration = Duration::from_secs(60);
 pub(super) const ABSENT_TTL: Duration = Duration::from_secs(10);
@@ -27,6 +28,7 @@ pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const HOSTED_PREFIX: &str = "hosted/";
 
 pub(super) const FILL_CONCURRENT_MAX: usize = 256;
+pub(super) const FILL_PRIVATE_MAX: usize = 64;
 pub(super) const BLOB_SIZE_MAX: u64 = 1 << 40;
 pub(super) const SERVE_UNVERIFIED_RANGES: bool = true;
 pub(super) const CONDEMNED_FOR: Duration = Duration::from_secs(600);

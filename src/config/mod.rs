@@ -21,6 +21,7 @@ mod suggest;
 mod tests;
 mod values;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,10 @@ use self::sections::Raw;
 use self::source::{Document, Origin};
 use crate::http::admin::api::config::Setting;
 use crate::http::settings::ServerSettings;
+use crate::keep::scrub::ScrubSettings;
+use crate::keep::settings::UpstreamLimits;
 use crate::pull::settings::{FillSettings, NamingSettings, TagSettings};
+use crate::scope::UpstreamName;
 use crate::upstream::settings::UpstreamSettings;
 
 /// The largest configuration file, in bytes.
@@ -51,6 +55,8 @@ pub struct Config {
     pub storage: StorageSettings,
     /// Every enabled upstream, by name.
     pub upstreams: Vec<(UpstreamSettings, TagSettings)>,
+    /// The limits of upstreams that have any of their own.
+    pub limits: HashMap<UpstreamName, UpstreamLimits>,
     /// Which name goes where. The hosted prefix `"*"` is the empty prefix here.
     pub naming: NamingSettings,
     /// How blobs are filled.
@@ -70,10 +76,13 @@ pub struct Config {
 pub struct StorageSettings {
     /// Blobs, spool and the embedded database.
     pub path: PathBuf,
-    /// The cap for cached content, in bytes. Not enforced by this version.
-    pub max_size: u64,
-    /// What is kept free, in bytes. Not enforced by this version.
+    /// The cap for cached content, in bytes. `None`: the smaller of 50 GiB and 80 % of the space
+    /// that is free, or taken by the cache.
+    pub max_size: Option<u64>,
+    /// What is kept free on the disk, in bytes.
     pub min_free: u64,
+    /// How what is stored is verified anew.
+    pub scrub: ScrubSettings,
 }
 
 /// What is logged, and how.

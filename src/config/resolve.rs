@@ -1,6 +1,6 @@
 //! From what was set to settings: defaults, built-in upstreams, references resolved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use url::Url;
@@ -17,6 +17,8 @@ use super::source::{At, Origin};
 use super::values::{FilePath, List};
 use super::{Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults};
 use crate::http::settings::ServerSettings;
+use crate::keep::scrub::ScrubSettings;
+use crate::keep::settings::UpstreamLimits;
 use crate::oci::RepoName;
 use crate::pull::settings::{FillSettings, NamedUpstream, NamingSettings, TagSettings};
 use crate::scope::UpstreamName;
@@ -37,7 +39,7 @@ pub(super) struct Upstream {
 
 /// Builds the configuration; what is wrong is noted, and then the result is of no use.
 pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>) -> Option<Config> {
-    let mut notices = storage_notices(&raw.storage);
+    let mut notices = Vec::new();
     let public_url = raw.server.public_url.as_ref().and_then(|at| at.value.0.clone());
     let default_upstream = default_upstream(&raw, problems);
     let upstreams = enabled(raw.upstream);
@@ -56,12 +58,17 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
     safety::check_default(raw.hosted.prefixes.as_ref(), default_upstream.as_ref(), problems);
 
     let mut settings = Vec::new();
+    let mut limits = HashMap::new();
     for upstream in &upstreams {
         let Some(one) = upstream_settings(upstream, read, problems) else { continue };
         safety::check_endpoints(upstream, &one, &server, public_url.as_ref(), problems);
         safety::check_credentials(upstream, &one, &server, problems);
         notices.extend(safety::credential_notices(upstream, &one, public_url.as_ref()));
         settings.push((one, tag_settings(&upstream.keys)));
+        let limited = upstream_limits(&upstream.keys);
+        if !limited.is_none() {
+            limits.insert(upstream.name.clone(), limited);
+        }
     }
 
     let fill = fill(&raw.fill);
@@ -83,6 +90,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         server,
         storage: storage(raw.storage),
         upstreams: settings,
+        limits,
         naming,
         fill,
         log: log(&raw.log),
@@ -133,18 +141,14 @@ fn server(keys: &ServerSection) -> ServerSettings {
 
 fn storage(keys: StorageSection) -> StorageSettings {
     StorageSettings {
-        max_size: or(keys.max_size.as_ref(), |v| v.0, defaults::STORAGE_MAX_SIZE),
+        max_size: keys.max_size.as_ref().map(|at| at.value.0),
         min_free: or(keys.min_free.as_ref(), |v| v.0, defaults::STORAGE_MIN_FREE),
+        scrub: ScrubSettings {
+            rate: or(keys.scrub_rate.as_ref(), |v| v.0, defaults::SCRUB_RATE),
+            every: or(keys.scrub_every.as_ref(), |v| v.0, defaults::SCRUB_EVERY),
+        },
         path: keys.path.map_or_else(|| defaults::STORAGE_PATH.into(), |at| at.value.0),
     }
-}
-
-fn storage_notices(keys: &StorageSection) -> Vec<String> {
-    let set = [("max_size", keys.max_size.is_some()), ("min_free", keys.min_free.is_some())];
-    set.iter()
-        .filter(|(_, set)| *set)
-        .map(|(key, _)| format!("storage.{key} is not enforced by this version"))
-        .collect()
 }
 
 fn fill(keys: &FillSection) -> FillSettings {
@@ -154,6 +158,7 @@ fn fill(keys: &FillSection) -> FillSettings {
             |v| v.0 as usize,
             defaults::FILL_CONCURRENT_MAX,
         ),
+        private_max: or(keys.private_max.as_ref(), |v| v.0 as usize, defaults::FILL_PRIVATE_MAX),
         blob_bytes_max: or(keys.blob_size_max.as_ref(), |v| v.0, defaults::BLOB_SIZE_MAX),
         serve_unverified_ranges: or(
             keys.serve_unverified_ranges.as_ref(),
@@ -176,6 +181,13 @@ fn tag_settings(keys: &UpstreamSection) -> TagSettings {
     TagSettings {
         tag_ttl: or(keys.tag_ttl.as_ref(), |v| v.0, defaults::TAG_TTL),
         absent_ttl: or(keys.absent_ttl.as_ref(), |v| v.0, defaults::ABSENT_TTL),
+    }
+}
+
+fn upstream_limits(keys: &UpstreamSection) -> UpstreamLimits {
+    UpstreamLimits {
+        max_bytes: keys.max_size.as_ref().map(|at| at.value.0),
+        max_age: keys.max_age.as_ref().map(|at| at.value.0),
     }
 }
 

@@ -129,6 +129,8 @@ section! {
     path: FilePath,
     max_size: Size<1, { i64::MAX as u64 }>,
     min_free: Size<0, { i64::MAX as u64 }>,
+    scrub_rate: Size<0, { i64::MAX as u64 }>,
+    scrub_every: Period,
 }
 
 section! {
@@ -152,6 +154,8 @@ section! {
     connect_timeout: Timeout,
     header_timeout: Timeout,
     silence_timeout: Timeout,
+    max_size: Size<1, { i64::MAX as u64 }>,
+    max_age: Timeout,
 }
 
 section! {
@@ -162,8 +166,9 @@ section! {
 
 section! {
     /// `[fill]`
-    FillSection, "[fill]", later: ["connections", "parallel_above", "private_max"],
+    FillSection, "[fill]", later: ["connections", "parallel_above"],
     concurrent_max: Count<1, 4096>,
+    private_max: Count<0, 4096>,
     blob_size_max: Size<1, { i64::MAX as u64 }>,
     serve_unverified_ranges: bool,
     condemned_for: Period,

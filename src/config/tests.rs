@@ -2,7 +2,7 @@
 
 mod reference;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -15,6 +15,7 @@ use super::*;
 use crate::config::sections::{
     FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection, UpstreamSection,
 };
+use crate::store::blob::fs::DEFAULT_MAX_BYTES;
 use crate::upstream::settings::Credentials;
 
 /// Files that configurations under test name.
@@ -63,6 +64,8 @@ fn zero_configuration() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:5000");
     assert_eq!(config.server.admin_listen.to_string(), "127.0.0.1:5001");
     assert_eq!(config.storage.path, Path::new("pierhead-data"));
+    assert_eq!(config.storage.scrub.rate, 50 << 20);
+    assert_eq!(config.storage.scrub.every, Duration::from_secs(30 * 86_400));
     assert_eq!(config.fill.answer_within, Duration::from_secs(25));
     assert_eq!(config.naming.hosted_prefixes, ["hosted/"]);
     assert_eq!(config.naming.default_upstream.as_ref().unwrap().as_str(), "docker.io");
@@ -198,16 +201,19 @@ fn several_errors_are_told_at_once() {
 }
 
 #[test]
-fn unenforced_keys_are_accepted_with_a_notice() {
-    let config = good("[storage]\nmax_size = \"500MB\"\nmin_free = \"1GiB\"");
-    assert_eq!((config.storage.max_size, config.storage.min_free), (500_000_000, 1 << 30));
-    assert_eq!(
-        config.notices,
-        [
-            "storage.max_size is not enforced by this version",
-            "storage.min_free is not enforced by this version"
-        ]
+fn limits_are_read_and_what_is_odd_is_noticed() {
+    let config = good(
+        "[storage]\nmax_size = \"500MB\"\nmin_free = \"2GiB\"\n[upstream.\"ghcr.io\"]\n\
+         max_size = \"1GB\"\nmax_age = \"30days\"",
     );
+    assert_eq!((config.storage.max_size, config.storage.min_free), (Some(500_000_000), 2 << 30));
+    let limits = UpstreamLimits {
+        max_bytes: Some(1_000_000_000),
+        max_age: Some(Duration::from_secs(30 * 24 * 3600)),
+    };
+    assert_eq!(config.limits, HashMap::from([("ghcr.io".parse().unwrap(), limits)]));
+    assert!(config.notices.is_empty());
+    assert_eq!(good("").storage.max_size, None);
     assert_eq!(good("[fill]\nanswer_within = \"31s\"").notices.len(), 1);
 }
 
@@ -353,7 +359,7 @@ fn variables_win_over_the_file() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:7000");
     assert_eq!(config.server.connections_max, 9);
     assert_eq!(config.storage.path, Path::new("/var/lib/pierhead"));
-    assert_eq!(config.storage.max_size, 1 << 30);
+    assert_eq!(config.storage.max_size, Some(1 << 30));
     assert!(!config.fill.serve_unverified_ranges);
     assert_eq!(config.naming.hosted_prefixes, ["a/", "b/"]);
     assert_eq!(config.log.format, LogFormat::Json);
@@ -425,6 +431,9 @@ fn the_example_is_the_defaults() {
         let mut config = config.clone();
         config.notices.clear();
         config.in_force.clear();
+        config.limits.retain(|name, _| !invented.contains(&name.as_str()));
+        // Where it is not set, the disk has a say.
+        config.storage.max_size = config.storage.max_size.filter(|max| *max != DEFAULT_MAX_BYTES);
         config.upstreams.retain(|(u, _)| !invented.contains(&u.name.as_str()));
         config.naming.upstreams.retain(|u| !invented.contains(&u.name.as_str()));
         format!("{config:#?}")

@@ -204,7 +204,9 @@ impl From<PullError> for ApiError {
             PullError::Store(error) | PullError::Fill(FillError::Store(error)) => {
                 return error.into();
             }
-            PullError::Fill(FillError::Busy | FillError::Spool(_) | FillError::Abandoned)
+            PullError::Fill(
+                FillError::Busy | FillError::NoPrivate | FillError::Unread | FillError::Abandoned,
+            )
             | PullError::Busy
             | PullError::Abandoned => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         };

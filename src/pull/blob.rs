@@ -53,8 +53,11 @@ impl Puller {
     ) -> Result<BlobAnswer, PullError> {
         let site = self.site(scope)?;
         let answer = in_time(self.deadline(), self.find_blob(site, scope, digest, want)).await;
-        if let Err(error) = &answer {
-            self.absences.note(scope, Absent::Blob(*digest), error, site.tags.absent_ttl);
+        match &answer {
+            Ok(_) => self.notes.used(digest),
+            Err(error) => {
+                self.absences.note(scope, Absent::Blob(*digest), error, site.tags.absent_ttl);
+            }
         }
         answer
     }

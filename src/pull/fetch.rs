@@ -5,16 +5,18 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::condemned::Condemned;
-use super::flight::{Content, FillError, Permit};
+use super::flight::{Content, FillError, Passing, Permit};
 use super::links::Links;
 use super::metrics::PullMetrics;
+use super::private::Refetch;
+use super::ring::{RING_BYTES_MAX, Ring};
 use super::settings::FillSettings;
-use super::verify::{Arrival, LANDING_CHUNKS_MAX, Landed, Landing};
+use super::verify::{Arrival, LANDING_CHUNKS_MAX, Landed, Landing, Place};
 use crate::background::Tasks;
 use crate::oci::{Digest, Verified};
 use crate::scope::Scope;
 use crate::store::hot::HOT_BLOB_BYTES_MAX;
-use crate::store::{Blob, BlobStore, Spool};
+use crate::store::{Blob, BlobStore, Notes};
 use crate::upstream::{BlobBody, ErrorKind, Upstream};
 
 /// Everything that a fill needs of the process.
@@ -25,6 +27,9 @@ pub struct Fetcher {
     condemned: Condemned,
     settings: FillSettings,
     slots: Arc<Semaphore>,
+    /// Transfers of readers that fetch for themselves what cannot be stored.
+    private_slots: Arc<Semaphore>,
+    notes: Arc<dyn Notes>,
     tasks: Tasks,
     metrics: PullMetrics,
 }
@@ -36,11 +41,13 @@ impl Fetcher {
         links: Links,
         condemned: Condemned,
         settings: FillSettings,
+        notes: Arc<dyn Notes>,
         tasks: Tasks,
         metrics: PullMetrics,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(settings.concurrent_max));
-        Self { blobs, links, condemned, settings, slots, tasks, metrics }
+        let private_slots = Arc::new(Semaphore::new(settings.private_max));
+        Self { blobs, links, condemned, settings, slots, private_slots, notes, tasks, metrics }
     }
 
     /// Starts the task that brings the blob of `permit`, asked for through `scope`. It belongs to
@@ -65,10 +72,18 @@ impl Fetcher {
     ) {
         let digest = permit.key().digest;
         if let Some(blob) = self.arrived_meanwhile(upstream, scope, &digest).await {
-            permit.verified(blob.len(), Content(Arc::clone(blob.source())));
+            permit.verified(blob.len(), Content::Kept(Arc::clone(blob.source())));
             return;
         }
-        let (body, spool) = match self.open(upstream, scope, &digest).await {
+        let refetch = Arc::new(Refetch {
+            upstream: upstream.clone(),
+            scope: scope.clone(),
+            digest,
+            slots: Arc::clone(&self.private_slots),
+            condemned: self.condemned.clone(),
+            metrics: self.metrics.clone(),
+        });
+        let (body, place) = match self.open(upstream, scope, &permit, &refetch).await {
             Ok(opened) => opened,
             Err(error) => {
                 self.ended(scope, &digest, &error);
@@ -76,11 +91,11 @@ impl Fetcher {
                 return;
             }
         };
-        permit.growing(body.size, Content(spool.reader()));
+        permit.growing(body.size, place.content());
 
         let (sender, arrivals) = mpsc::channel(LANDING_CHUNKS_MAX);
         let bytes_max = self.settings.blob_bytes_max;
-        let landing = Landing { permit, spool, expected: digest, bytes_max };
+        let landing = Landing { permit, place, refetch, expected: digest, bytes_max };
         let landing = tokio::task::spawn_blocking(move || landing.run(arrivals));
         receive(body, &sender).await;
         drop(sender);
@@ -88,8 +103,10 @@ impl Fetcher {
         match landing.await {
             Ok(Landed::Stored(blob)) => {
                 self.metrics.fill_ended("stored");
+                self.notes.came_from(&digest, &scope.upstream);
                 tracing::debug!(%scope, %digest, bytes = blob.len(), "blob stored");
             }
+            Ok(Landed::Passed) => self.metrics.fill_ended("passed"),
             Ok(Landed::NotKept(error)) => {
                 self.metrics.fill_ended("not_kept");
                 tracing::error!(%scope, %digest, %error, "a verified blob could not be stored");
@@ -131,8 +148,10 @@ impl Fetcher {
         &self,
         upstream: &Upstream,
         scope: &Scope,
-        digest: &Digest,
-    ) -> Result<(BlobBody, Box<dyn Spool>), FillError> {
+        permit: &Permit,
+        refetch: &Arc<Refetch>,
+    ) -> Result<(BlobBody, Place), FillError> {
+        let digest = &permit.key().digest;
         let mut body = upstream.get_blob(&scope.repo, digest, 0).await?;
         if body.size.is_none() {
             // Clients resume and show progress by size: ask for it once more before doing without.
@@ -146,8 +165,22 @@ impl Fetcher {
             return Err(FillError::TooLarge { max });
         }
         self.links.record_blob(scope, digest).await;
-        let spool = self.blobs.spool(body.size).await?;
-        Ok((body, spool))
+        let place = match self.blobs.spool(body.size).await {
+            Ok(spool) => Place::Spool(spool),
+            // What may not be seen before it is verified has to be somewhere until then.
+            Err(error)
+                if permit.is_strict() && body.size.is_none_or(|size| size > RING_BYTES_MAX) =>
+            {
+                return Err(error.into());
+            }
+            Err(error) => {
+                tracing::warn!(%scope, %digest, %error, "a blob is passed on without being stored");
+                let ring = Ring::beginning_at(0);
+                let refetch = Arc::clone(refetch);
+                Place::Ring(Arc::new(Passing { before: None, ring, refetch }))
+            }
+        };
+        Ok((body, place))
     }
 
     fn ended(&self, scope: &Scope, digest: &Digest, error: &FillError) {
@@ -168,10 +201,14 @@ impl Fetcher {
                 self.metrics.fill_ended("upstream");
                 tracing::warn!(%scope, %digest, %error, "a fill failed");
             }
+            FillError::Unread => {
+                self.metrics.fill_ended("unread");
+                tracing::info!(%scope, %digest, "a blob that cannot be stored is not read either");
+            }
             FillError::TooLarge { .. }
             | FillError::Busy
+            | FillError::NoPrivate
             | FillError::Store(_)
-            | FillError::Spool(_)
             | FillError::Abandoned => {
                 self.metrics.fill_ended("local");
                 tracing::error!(%scope, %digest, %error, "a fill failed");

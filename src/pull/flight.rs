@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::private::Refetch;
+use super::ring::Ring;
 use crate::oci::{Digest, Mismatch};
 use crate::scope::{Scope, UpstreamName};
 use crate::store::{ReadAt, StoreError};
@@ -64,13 +66,46 @@ impl Progress {
     }
 }
 
-/// A readable spool; stays readable when it is committed or dropped.
+/// Where the bytes of a blob can be read that have landed.
 #[derive(Clone)]
-pub struct Content(pub Arc<dyn ReadAt>);
+pub enum Content {
+    /// All of them in a spool or a stored blob. It stays readable when it is committed or dropped.
+    Kept(Arc<dyn ReadAt>),
+    /// The blob cannot be stored: only the last of them.
+    Passing(Arc<Passing>),
+}
+
+/// A blob that is passed on without being stored.
+#[derive(Debug)]
+pub struct Passing {
+    /// What was written before the store failed; it ends where the ring begins.
+    pub before: Option<(Arc<dyn ReadAt>, u64)>,
+    /// What has landed last.
+    pub ring: Arc<Ring>,
+    /// For those who come too late for it.
+    pub refetch: Arc<Refetch>,
+}
+
+impl Passing {
+    /// Whether the byte at `offset` was written before the store failed.
+    pub fn has_kept(&self, offset: u64) -> bool {
+        self.before.as_ref().is_some_and(|(_, end)| offset < *end)
+    }
+}
+
+impl Content {
+    /// Whether the blob is not being stored.
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Passing(_))
+    }
+}
 
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Content")
+        f.write_str(match self {
+            Self::Kept(_) => "Kept",
+            Self::Passing(_) => "Passing",
+        })
     }
 }
 
@@ -95,9 +130,16 @@ pub enum FillError {
     /// The local disk's fault.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The local disk's fault, while bytes were landing.
-    #[error("cannot write to the spool: {0}")]
-    Spool(Arc<std::io::Error>),
+    /// The blob cannot be stored, and nobody reads what passes.
+    #[error("the blob cannot be stored, and nobody reads it")]
+    Unread,
+    /// The blob cannot be stored, and as many readers fetch for themselves as
+    /// `fill.private_max` allows.
+    #[error(
+        "the blob cannot be stored, and as many transfers of such blobs run as fill.private_max \
+         allows"
+    )]
+    NoPrivate,
     /// The task that led the fill is gone without a word: it panicked or the process is stopping.
     #[error("the fill was given up")]
     Abandoned,
@@ -211,7 +253,7 @@ impl Flights {
             followed: Arc::default(),
         });
         running.insert(key.clone(), Arc::clone(&flight));
-        let permit = Permit { key: key.clone(), sender, flights: self.clone() };
+        let permit = Permit { key: key.clone(), strict, sender, flights: self.clone() };
         Role::Lead(flight, permit)
     }
 
@@ -250,6 +292,7 @@ impl Flights {
 #[derive(Debug)]
 pub struct Permit {
     key: FlightKey,
+    strict: bool,
     sender: watch::Sender<Progress>,
     flights: Flights,
 }
@@ -258,6 +301,11 @@ impl Permit {
     /// What this flight fetches.
     pub const fn key(&self) -> &FlightKey {
         &self.key
+    }
+
+    /// Whether nothing is sent before the digest is known to be right.
+    pub const fn is_strict(&self) -> bool {
+        self.strict
     }
 
     /// Upstream has answered: from now on followers can read `spool`.
@@ -270,6 +318,15 @@ impl Permit {
         self.sender.send_modify(|progress| {
             if let Progress::Growing { landed, .. } = progress {
                 *landed = now;
+            }
+        });
+    }
+
+    /// The store does not take any more: what lands from now on can be read from `passing`.
+    pub fn passing(&self, passing: Arc<Passing>) {
+        self.sender.send_modify(|progress| {
+            if let Progress::Growing { spool, .. } = progress {
+                *spool = Content::Passing(passing);
             }
         });
     }

@@ -4,12 +4,15 @@
 //! never complete an answer.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::flight::{Content, FillError, Flight, Following, Progress};
-use crate::store::Blob;
+use super::flight::{Content, FillError, Flight, Following, Passing, Progress};
+use super::private::PrivateReader;
+use super::ring::{Found, RingReader};
+use crate::store::{Blob, ReadAt};
 
 /// How much of an answer is held back until the digest is known to be right, in bytes. Blobs up to
 /// this size are verified before their headers go out.
@@ -126,7 +129,7 @@ impl BlobReader {
                         return Ok(Some(bytes));
                     }
                 }
-                read_exactly(&Content(blob.source().clone()), span).await.map(Some)
+                read_exactly(blob.source().as_ref(), span).await.map(Some)
             }
             Self::Growing(follower) => follower.read(span).await,
         }
@@ -134,11 +137,10 @@ impl BlobReader {
 }
 
 /// Reads once from `content`, which is known to hold the whole of `span`.
-async fn read_exactly(content: &Content, span: Range<u64>) -> Result<Bytes, ReadError> {
+async fn read_exactly(content: &dyn ReadAt, span: Range<u64>) -> Result<Bytes, ReadError> {
     let len = (span.end - span.start).min(READ_BYTES_MAX);
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     let bytes = content
-        .0
         .read_at(span.start, len)
         .await
         .map_err(|error| ReadError::Io(std::sync::Arc::new(error)))?;
@@ -151,7 +153,21 @@ pub struct Follower {
     progress: watch::Receiver<Progress>,
     trust: Trust,
     size: Option<u64>,
+    lane: Lane,
     _following: Following,
+}
+
+/// Which way a follower gets what is not stored.
+#[derive(Debug)]
+enum Lane {
+    /// From the flight, as everybody does.
+    Shared,
+    /// From the flight's ring.
+    Ring(RingReader),
+    /// It may have to fetch for itself, and has the right to.
+    Promised(OwnedSemaphorePermit),
+    /// By a transfer of its own.
+    Private(Box<PrivateReader>),
 }
 
 impl Follower {
@@ -168,13 +184,26 @@ impl Follower {
             }
             Progress::Verified { .. } | Progress::Failed(_) => true,
         };
-        let size = match &*progress.wait_for(ready).await.map_err(|_| FillError::Abandoned)? {
-            Progress::Failed(error) => return Err(error.clone()),
-            Progress::Verified { len, .. } => Some(*len),
-            Progress::Growing { total, .. } => *total,
-            Progress::Asking => None,
+        let (size, lane) = {
+            let progress = progress.wait_for(ready).await.map_err(|_| FillError::Abandoned)?;
+            let size = match &*progress {
+                Progress::Failed(error) => return Err(error.clone()),
+                Progress::Verified { len, .. } => Some(*len),
+                Progress::Growing { total, .. } => *total,
+                Progress::Asking => None,
+            };
+            let lane = match content(&progress) {
+                // A refusal can still be told by a status.
+                Some(Content::Passing(passing))
+                    if !passing.has_kept(0) && !passing.ring.covers(0) =>
+                {
+                    Lane::Promised(passing.refetch.slot()?)
+                }
+                _ => Lane::Shared,
+            };
+            (size, lane)
         };
-        Ok(Self { progress, trust, size, _following: following })
+        Ok(Self { progress, trust, size, lane, _following: following })
     }
 
     /// Waits until upstream has answered: the blob's size in bytes, where it is known. Cancel-safe.
@@ -195,32 +224,108 @@ impl Follower {
     }
 
     async fn read(&mut self, span: Range<u64>) -> Result<Option<Bytes>, ReadError> {
-        let trust = self.trust;
-        let (content, end) = {
-            let progress = self
-                .progress
-                .wait_for(|progress| {
-                    !matches!(progress, Progress::Growing { .. } | Progress::Asking)
-                        || matches!(visible(progress, trust), Ok(Some(end)) if end > span.start)
-                })
-                .await
-                .map_err(|_| FillError::Abandoned)?;
-            let end = visible(&progress, trust)?.unwrap_or(0);
-            match &*progress {
-                // The head of the answer promised another size: upstream had been wrong about it.
-                Progress::Verified { len, .. } if self.size.is_some_and(|size| size != *len) => {
-                    return Err(ReadError::Truncated { at: *len });
-                }
-                Progress::Growing { spool, .. } | Progress::Verified { spool, .. } => {
-                    (spool.clone(), end)
-                }
-                Progress::Asking | Progress::Failed(_) => return Err(FillError::Abandoned.into()),
+        loop {
+            if let Lane::Private(reader) = &mut self.lane
+                && reader.will_pass(span.start)
+            {
+                return Ok(reader.read(&span).await?);
             }
-        };
-        if span.start >= end {
-            return Ok(None);
+            if let Some(passing) = self.passing()
+                && !passing.has_kept(span.start)
+            {
+                if !passing.ring.covers(span.start) {
+                    self.fetch_privately(&passing, span.start).await?;
+                    continue;
+                }
+                // Only for somebody who reads does more of it land.
+                if !matches!(self.lane, Lane::Ring(_)) {
+                    self.lane = Lane::Ring(passing.ring.reader(span.start));
+                }
+            }
+            let Some((content, end)) = self.seen(span.start).await? else { continue };
+            if span.start >= end {
+                return Ok(None);
+            }
+            let mut span = span.start..end.min(span.end);
+            let passing = match content {
+                Content::Kept(source) => return read_exactly(&*source, span).await.map(Some),
+                Content::Passing(passing) => passing,
+            };
+            if let Some((before, kept)) = &passing.before
+                && span.start < *kept
+            {
+                span.end = span.end.min(*kept);
+                return read_exactly(&**before, span).await.map(Some);
+            }
+            if let Lane::Ring(reader) = &self.lane {
+                match reader.read(span.start, (span.end - span.start).min(READ_BYTES_MAX)) {
+                    Found::Bytes(bytes) => return Ok(Some(bytes)),
+                    Found::Gone => self.fetch_privately(&passing, span.start).await?,
+                    // What is said to have landed is here or gone.
+                    Found::NotYet => return Err(FillError::Abandoned.into()),
+                }
+            }
         }
-        read_exactly(&content, span.start..end.min(span.end)).await.map(Some)
+    }
+
+    /// What the flight can show, and up to where: waits until that is beyond `start` or the end.
+    /// `None` if the store has failed meanwhile: then there is another way to it.
+    async fn seen(&mut self, start: u64) -> Result<Option<(Content, u64)>, ReadError> {
+        let trust = self.trust;
+        let was_passing = self.passing().is_some();
+        let has_changed =
+            |progress: &Progress| content(progress).is_some_and(Content::is_passing) != was_passing;
+        let progress = self
+            .progress
+            .wait_for(|progress| {
+                !matches!(progress, Progress::Growing { .. } | Progress::Asking)
+                    || has_changed(progress)
+                    || matches!(visible(progress, trust), Ok(Some(end)) if end > start)
+            })
+            .await
+            .map_err(|_| FillError::Abandoned)?;
+        let end = visible(&progress, trust)?.unwrap_or(0);
+        match &*progress {
+            // The head of the answer promised another size: upstream had been wrong about it.
+            Progress::Verified { len, .. } if self.size.is_some_and(|size| size != *len) => {
+                Err(ReadError::Truncated { at: *len })
+            }
+            progress if has_changed(progress) => Ok(None),
+            progress => match content(progress) {
+                Some(content) => Ok(Some((content.clone(), end))),
+                None => Err(FillError::Abandoned.into()),
+            },
+        }
+    }
+
+    /// Begins a transfer for this reader alone, which is at `offset`.
+    async fn fetch_privately(&mut self, passing: &Passing, offset: u64) -> Result<(), FillError> {
+        let slot = match std::mem::replace(&mut self.lane, Lane::Shared) {
+            Lane::Promised(slot) => slot,
+            // A former transfer of its own gives its place back first.
+            _ => passing.refetch.slot()?,
+        };
+        let verified = self.trust != Trust::Unverified;
+        let source = Arc::clone(&passing.refetch);
+        let reader = PrivateReader::open(source, slot, offset, verified).await?;
+        self.lane = Lane::Private(Box::new(reader));
+        Ok(())
+    }
+
+    /// What is known of the blob on its way, if it is not being stored.
+    fn passing(&self) -> Option<Arc<Passing>> {
+        match content(&self.progress.borrow()) {
+            Some(Content::Passing(passing)) => Some(Arc::clone(passing)),
+            _ => None,
+        }
+    }
+}
+
+/// Where the bytes of a flight are.
+const fn content(progress: &Progress) -> Option<&Content> {
+    match progress {
+        Progress::Growing { spool, .. } | Progress::Verified { spool, .. } => Some(spool),
+        Progress::Asking | Progress::Failed(_) => None,
     }
 }
 

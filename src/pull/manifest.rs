@@ -101,6 +101,7 @@ impl Puller {
         let mut answer = match answer {
             Ok(answer) => {
                 self.absences.forget(scope, &absent);
+                self.notes.used(&answer.digest);
                 answer
             }
             Err(error) => {
@@ -225,7 +226,12 @@ impl Puller {
         if blob.len() > MANIFEST_BYTES_MAX as u64 {
             return None;
         }
-        self.load(&blob).await
+        let bytes = self.load(&blob).await?;
+        // What an earlier process did not write down is known from now on.
+        if let Ok(manifest) = Manifest::parse(&bytes, None) {
+            self.notes.names(digest, parts(&manifest));
+        }
+        Some(bytes)
     }
 
     /// Verifies what upstream sent and keeps it, with the links that follow from it. A store that
@@ -246,6 +252,8 @@ impl Puller {
         })?;
         let manifest =
             Manifest::parse(&bytes, media_type.as_ref()).map_err(PullError::InvalidManifest)?;
+        self.notes.names(&expected, parts(&manifest));
+        self.notes.came_from(&expected, &scope.upstream);
         if let Err(error) = self.blobs.put(verified, bytes.clone()).await {
             tracing::error!(%scope, digest = %expected, %error, "a manifest could not be stored");
         }
@@ -254,4 +262,10 @@ impl Puller {
         self.prove_shared(upstream, scope, &manifest);
         Ok(Kept { digest: expected, media_type: manifest.media_type().clone(), bytes })
     }
+}
+
+/// What a manifest names, and has to be there with it.
+fn parts(manifest: &Manifest) -> Vec<Digest> {
+    let blobs = manifest.blobs().filter(|blob| !blob.foreign).map(|blob| blob.digest);
+    blobs.chain(manifest.children().iter().map(|child| child.digest)).collect()
 }

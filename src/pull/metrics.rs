@@ -10,6 +10,7 @@ pub struct PullMetrics {
     reading: IntGauge,
     verification_failures: IntCounter,
     unverified_bytes: IntCounter,
+    private: IntCounter,
     stale: IntCounterVec,
 }
 
@@ -36,6 +37,10 @@ impl PullMetrics {
             "pierhead_unverified_range_bytes_total",
             "Bytes of growing blobs sent in bounded ranges before the blob was verified",
         )?;
+        let private = IntCounter::new(
+            "pierhead_private_transfers_total",
+            "Upstream transfers for one reader alone, of blobs that could not be stored",
+        )?;
         let stale = IntCounterVec::new(
             Opts::new("pierhead_stale_answers_total", "Stale answers served, by reason"),
             &["reason"],
@@ -45,8 +50,17 @@ impl PullMetrics {
         registry.register(Box::new(reading.clone()))?;
         registry.register(Box::new(verification_failures.clone()))?;
         registry.register(Box::new(unverified_bytes.clone()))?;
+        registry.register(Box::new(private.clone()))?;
         registry.register(Box::new(stale.clone()))?;
-        Ok(Self { fills, followers, reading, verification_failures, unverified_bytes, stale })
+        Ok(Self {
+            fills,
+            followers,
+            reading,
+            verification_failures,
+            unverified_bytes,
+            private,
+            stale,
+        })
     }
 
     pub(super) fn fill_ended(&self, result: &str) {
@@ -55,6 +69,10 @@ impl PullMetrics {
 
     pub(super) fn verification_failed(&self) {
         self.verification_failures.inc();
+    }
+
+    pub(super) fn private_transfer(&self) {
+        self.private.inc();
     }
 
     pub(super) fn stale_answer(&self, reason: &str) {

@@ -8,6 +8,7 @@
 //! | [`flight`] | the fills that run, and their progress |
 //! | [`fetch`], [`verify`] | the leader of a fill: from upstream through the hasher to the store |
 //! | [`follow`] | everybody else: reading what is stored or growing |
+//! | [`ring`], [`private`] | the same for a blob that cannot be stored |
 //! | [`links`], [`absences`], [`condemned`] | what is known to be there, not there, and suspect |
 //! | [`denials`] | who may still see what is kept |
 //! | [`tags`], [`referrers`] | the two lists |
@@ -32,9 +33,11 @@ pub mod manifest;
 pub mod metrics;
 pub mod naming;
 pub mod outcome;
+pub mod private;
 pub mod purge;
 pub mod referrers;
 pub mod resolve;
+pub mod ring;
 pub mod settings;
 pub mod tags;
 pub mod verify;
@@ -72,7 +75,7 @@ use crate::hooks::Hooks;
 use crate::oci::{Digest, Reference, Tag};
 use crate::scope::{Scope, UpstreamName};
 use crate::single_flight::SingleFlight;
-use crate::store::{BlobStore, Hot, MetaStore};
+use crate::store::{BlobStore, Hot, MetaStore, Notes};
 use crate::upstream::{Hops, ManifestHead, TagPage, Upstream, UpstreamError};
 
 /// One upstream, as the engine uses it.
@@ -105,6 +108,8 @@ pub struct Parts {
     pub hot: Hot,
     /// Plugins.
     pub hooks: Arc<dyn Hooks>,
+    /// Hears of every use of what is stored.
+    pub notes: Arc<dyn Notes>,
     /// Limits.
     pub fill: FillSettings,
     /// The time.
@@ -136,6 +141,7 @@ pub struct Inner {
     meta: Arc<dyn MetaStore>,
     hot: Hot,
     hooks: Arc<dyn Hooks>,
+    notes: Arc<dyn Notes>,
     clock: Clock,
     metrics: PullMetrics,
     tasks: Tasks,
@@ -165,7 +171,7 @@ impl std::ops::Deref for Puller {
 impl Puller {
     /// Puts the engine together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { sites, blobs, meta, hot, hooks, fill, clock, tasks, metrics } = parts;
+        let Parts { sites, blobs, meta, hot, hooks, notes, fill, clock, tasks, metrics } = parts;
         let links = Links::new(Arc::clone(&meta), hot.clone());
         let condemned = Condemned::new(clock.clone(), fill.condemned_for);
         let (answer_within, serve_unverified_ranges) =
@@ -175,6 +181,7 @@ impl Puller {
             links.clone(),
             condemned.clone(),
             fill,
+            Arc::clone(&notes),
             tasks.clone(),
             metrics.clone(),
         );
@@ -184,6 +191,7 @@ impl Puller {
             meta,
             hot,
             hooks,
+            notes,
             absences: Absences::new(clock.clone()),
             clock,
             metrics,

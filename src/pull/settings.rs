@@ -47,6 +47,9 @@ pub struct TagSettings {
 pub struct FillSettings {
     /// Fills at a time; further ones are refused with 503.
     pub concurrent_max: usize,
+    /// Readers at a time that fetch for themselves what cannot be stored; further ones are
+    /// refused with 503.
+    pub private_max: usize,
     /// The largest blob, in bytes.
     pub blob_bytes_max: u64,
     /// Whether bounded ranges of a growing blob are served before it is verified.

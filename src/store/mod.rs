@@ -7,11 +7,16 @@ pub mod blob;
 mod error;
 pub mod hot;
 pub mod meta;
+pub mod note;
+pub mod notes;
 
-pub use blob::{Blob, BlobStore, ReadAt, Spool};
+pub use blob::{Blob, BlobStore, Evicted, ReadAt, RoomUse, Spool};
 pub use error::{StoreError, StoreErrorKind};
 pub use hot::{Hot, HotOptions};
-pub use meta::{Document, DocumentKind, Link, LinkKind, MetaStore, TagRecord};
+pub use meta::{
+    Document, DocumentKind, KeepingStore, Link, LinkKind, MetaStore, Pin, TagRecord, UsageRecord,
+};
+pub use notes::{NoNotes, Notes};
 
 /// Runs `work` on the blocking pool; `doing` ("read a blob") is for the message should it fail to
 /// run at all.

@@ -45,7 +45,7 @@ pub use self::report::{
 };
 
 use crate::clock::Clock;
-use crate::store::{BlobStore, Hot, MetaStore, StoreError};
+use crate::store::{BlobStore, Hot, MetaStore, Notes, StoreError};
 
 /// Pieces of a stream that may wait for whoever takes them.
 pub const PIECES_WAITING_MAX: usize = 8;
@@ -66,6 +66,8 @@ pub struct Holdings {
     pub meta: Arc<dyn MetaStore>,
     /// Memory in front of it, which is told what changed.
     pub hot: Hot,
+    /// Who decides what stays is told what came.
+    pub notes: Arc<dyn Notes>,
     /// The time.
     pub clock: Clock,
 }

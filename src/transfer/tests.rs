@@ -15,7 +15,7 @@ use crate::oci::{Digest, MediaType, Platform, Reference, Tag, Verified};
 use crate::scope::Scope;
 use crate::store::blob::MemoryBlobs;
 use crate::store::meta::MemoryMeta;
-use crate::store::{HotOptions, Link, LinkKind, TagRecord};
+use crate::store::{HotOptions, Link, LinkKind, NoNotes, TagRecord};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 
@@ -24,6 +24,7 @@ pub(super) fn holdings() -> Holdings {
         blobs: Arc::new(MemoryBlobs::new(1 << 30)),
         meta: Arc::new(MemoryMeta::default()),
         hot: Hot::new(HotOptions::default()),
+        notes: Arc::new(NoNotes),
         clock: Clock::manual(NOW),
     }
 }

@@ -9,6 +9,9 @@ mod fill;
 mod limits;
 mod manifests;
 mod naming;
+mod operator;
+mod scrub;
+mod space;
 mod surface;
 mod warm;
 

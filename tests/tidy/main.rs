@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["background", "events", "metrics", "net", "shutdown", "single_flight", "telemetry"],
     &["store", "upstream"],
     &["hooks"],
-    &["pull", "push", "lifecycle", "replicate", "audit", "transfer"],
+    &["keep", "pull", "push", "lifecycle", "replicate", "audit", "transfer"],
     &["http"],
     &["main", "cli", "app", "config"],
 ];

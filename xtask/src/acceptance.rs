@@ -4,6 +4,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
 use std::time::Duration;
 
+use pierhead_kit::space::TinyFs;
 use pierhead_kit::upstream::{Fault, FaultyUpstream, On};
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::relay::Relay;
 use crate::report::percentile;
 use crate::streams::{self, mib};
 use crate::warm::wait_for_hit;
-use crate::{AcceptanceArgs, Result};
+use crate::{AcceptanceArgs, Result, space};
 
 const HERD_BLOB_BYTES: u64 = 200_000_000;
 /// So that the blob takes at least 12 s.
@@ -47,9 +48,17 @@ pub(crate) fn run(args: &AcceptanceArgs) -> Result<bool> {
     println!("machine: {}", programs::machine());
     println!("repeat the herds with: cargo xtask acceptance --seed {seed}");
     let mut checks = Checks::default();
-    behind_docker_registry(binary, seed, &mut checks)?;
-    behind_faulty_upstream(binary, seed, &mut checks)?;
-    memory(binary, &mut checks)?;
+    let wanted = |name: &str| args.only.as_deref().is_none_or(|only| name.contains(only));
+    if wanted("herd") {
+        behind_docker_registry(binary, seed, &mut checks)?;
+        behind_faulty_upstream(binary, seed, &mut checks)?;
+    }
+    if wanted("memory") {
+        memory(binary, &mut checks)?;
+    }
+    if wanted("space") {
+        space(binary, seed, &mut checks)?;
+    }
     match checks.failed {
         0 => println!("\nevery promise was kept"),
         n => println!("\n{n} promises were BROKEN"),
@@ -116,6 +125,33 @@ fn gets_are_one(gets: u64, bytes: u64, blob: &Blob, checks: &mut Checks) {
         gets == 1 && bytes == blob.len(),
         measured,
     );
+}
+
+fn space(binary: &Path, seed: u64, checks: &mut Checks) -> Result<()> {
+    let origin = Origin::start()?;
+    let blobs = space::content(&origin, seed)?;
+    println!("\n3 GB at random by 8 clients through a cap of 500 MB");
+    let outcome = space::run(binary, &origin, &blobs, seed, &space::capped())?;
+    pulled(&outcome, checks);
+    let (most, samples) = (outcome.most_bytes, outcome.samples);
+    let measured = format!("{most} bytes at the most, of {samples} samples of 100 ms");
+    checks.check("the cap holds at every sample", most <= space::CAP_BYTES, measured);
+    let again = format!("{} fetched again", outcome.hot_again);
+    checks.check("hot blobs stay warm", outcome.hot_again == 0, again);
+
+    println!("\nthe same with a file system of 10 MB below the store");
+    let disk = TinyFs::mount(space::TINY_BYTES)?;
+    let outcome = space::run(binary, &origin, &blobs, seed, &space::tiny(&disk))?;
+    pulled(&outcome, checks);
+    Ok(())
+}
+
+fn pulled(outcome: &space::Outcome, checks: &mut Checks) {
+    let space::Outcome { pulls, wrong, pulled_bytes, gets, .. } = outcome;
+    let enough = *pulled_bytes >= space::PULLED_BYTES;
+    let measured = format!("{} of {pulls}, {pulled_bytes} bytes, {gets} GETs", pulls - wrong.len());
+    checks.check("every pull has the right bytes", wrong.is_empty() && enough, measured);
+    wrong.iter().take(3).for_each(|why| println!("     {why}"));
 }
 
 fn memory(binary: &Path, checks: &mut Checks) -> Result<()> {

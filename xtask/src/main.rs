@@ -13,6 +13,7 @@ mod process;
 mod programs;
 mod relay;
 mod report;
+mod space;
 mod streams;
 mod warm;
 
@@ -44,11 +45,12 @@ enum Command {
     ///
     /// Needs nginx (Debian: nginx-light), docker-registry, wrk and curl.
     Bench(BenchArgs),
-    /// Checks the promises about herds and memory, with numbers
+    /// Checks the promises about herds, memory and space, with numbers
     ///
     /// 40 clients start at random moments while an upstream takes 12 s for one blob, and half of
-    /// them are killed; then 100 clients pull 1 GB at once, cold and warm. Fails if a promise is
-    /// not kept. Needs docker-registry, and about three minutes.
+    /// them are killed; then 100 clients pull 1 GB at once, cold and warm; then eight pull 3 GB at
+    /// random through a cap of 500 MB, and again from a file system of 10 MB. Fails if a promise is
+    /// not kept. Needs docker-registry, the right to mount, and about five minutes.
     Acceptance(AcceptanceArgs),
 }
 
@@ -73,6 +75,9 @@ pub(crate) struct AcceptanceArgs {
     /// Repeats an earlier run's random moments
     #[arg(long)]
     seed: Option<u64>,
+    /// Only promises whose name contains this (herd, memory, space)
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
 }
 
 fn main() -> ExitCode {

@@ -27,8 +27,15 @@ pub struct Probes {
     blobs: Arc<dyn BlobStore>,
     meta: Arc<dyn MetaStore>,
     stopping: CancellationToken,
-    /// What the stores said, and when. Strangers may ask at will, and asking writes to the disk.
-    last: Arc<Mutex<Option<(Instant, Vec<String>)>>>,
+    /// What the stores said. Strangers may ask at will, and asking writes to the disk.
+    last: Arc<Mutex<Option<Said>>>,
+}
+
+/// What the stores said, and when.
+#[derive(Clone, Debug)]
+struct Said {
+    at: Instant,
+    reasons: Vec<String>,
 }
 
 /// For how long an answer about the stores is good.
@@ -70,10 +77,10 @@ impl Probes {
 
     /// A reason for each store that is not ready.
     async fn stores(&self) -> Vec<String> {
-        if let Some((asked, reasons)) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
-            && asked.elapsed() < READINESS_TTL
+        if let Some(said) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
+            && said.at.elapsed() < READINESS_TTL
         {
-            return reasons.clone();
+            return said.reasons.clone();
         }
         let mut reasons = Vec::new();
         if let Err(error) = self.blobs.probe().await {
@@ -84,8 +91,8 @@ impl Probes {
             tracing::error!(%error, "the metadata store is not ready");
             reasons.push("storage: the metadata database does not answer".to_owned());
         }
-        let answer = (Instant::now(), reasons.clone());
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        let said = Said { at: Instant::now(), reasons: reasons.clone() };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
         reasons
     }
 }

@@ -19,7 +19,7 @@ fn lead(flights: &Flights) -> (Arc<Flight>, Permit) {
 }
 
 fn content() -> Content {
-    Content(Arc::new(InMemory::new(bytes::Bytes::from_static(b"content"))))
+    Content::Kept(Arc::new(InMemory::new(bytes::Bytes::from_static(b"content"))))
 }
 
 #[test]

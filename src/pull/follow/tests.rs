@@ -19,7 +19,7 @@ const A_WHILE: Duration = Duration::from_secs(1);
 
 fn content() -> Content {
     let bytes: Vec<u8> = (0..SIZE).map(|n| (n % 251) as u8).collect();
-    Content(Arc::new(InMemory::new(Bytes::from(bytes))))
+    Content::Kept(Arc::new(InMemory::new(Bytes::from(bytes))))
 }
 
 fn growing(total: Option<u64>, landed: u64) -> Progress {

@@ -12,25 +12,28 @@
 //! disk, then the file gets its name, then the name reaches the disk. So a name always stands for
 //! whole content.
 
+mod ledger;
 mod read;
 mod spool;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use moka::sync::Cache;
 
-use super::{Blob, BlobStore, Spool};
-use crate::oci::{Algorithm, Digest};
+use super::{Blob, BlobStore, Evicted, RoomUse, Spool};
+use crate::oci::{Algorithm, Digest, Verified};
 use crate::store::{StoreError, StoreErrorKind, blocking};
+use ledger::{Lease, Ledger, allocated};
 use read::CommittedFile;
 use spool::FsSpool;
 
@@ -57,14 +60,25 @@ const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 pub struct FsOptions {
     /// Blobs that are kept open for their next reader, each with a file descriptor and a mapping.
     pub open_blobs_max: u64,
+    /// The cap in allocated bytes: everything below the root counts. `u64::MAX`: none. `None`:
+    /// [`DEFAULT_MAX_BYTES`], or [`DEFAULT_MAX_PERCENT`] of what is free or ours if that is less.
+    pub max_bytes: Option<u64>,
+    /// What is kept free on the disk, in bytes.
+    pub min_free_bytes: u64,
 }
+
+/// The cap where the operator names none, in bytes.
+pub const DEFAULT_MAX_BYTES: u64 = 50 << 30;
+
+/// The most that such a cap takes of a smaller disk.
+pub const DEFAULT_MAX_PERCENT: u64 = 80;
 
 /// Well below the 1024 file descriptors that many systems allow a process.
 const OPEN_BLOBS_MAX: u64 = 256;
 
 impl Default for FsOptions {
     fn default() -> Self {
-        Self { open_blobs_max: OPEN_BLOBS_MAX }
+        Self { open_blobs_max: OPEN_BLOBS_MAX, max_bytes: Some(u64::MAX), min_free_bytes: 0 }
     }
 }
 
@@ -79,8 +93,11 @@ struct Shared {
     spool: PathBuf,
     /// Opened blobs with their mappings: a hit that is warm costs no system call.
     open: Cache<Digest, Arc<Kept>>,
-    /// Counts removals, so that one that overtakes an opening is noticed.
-    removals: AtomicU64,
+    /// The space of files that somebody has open. Whoever changes what stands below a name, or
+    /// opens it, holds this lock: so nobody opens a file whose removal is being counted.
+    leases: Mutex<Leases>,
+    ledger: Arc<Ledger>,
+    max_bytes: u64,
     spools: AtomicU64,
     /// Held, not read: closing it releases the lock.
     _lock: File,
@@ -110,18 +127,30 @@ impl FsBlobs {
         for dir in [blobs.as_path(), root] {
             sync_dir(dir)?;
         }
-        Ok(Self(Arc::new(Shared {
+        let stored = ledger::measure(&blobs)
+            .map_err(|cause| StoreError::io(format!("measure {}", blobs.display()), cause))?;
+        let FsOptions { open_blobs_max, max_bytes, min_free_bytes } = options;
+        let max_bytes = max_bytes.unwrap_or_else(|| {
+            let ours = ledger::free_on_disk(root).saturating_add(stored);
+            DEFAULT_MAX_BYTES.min(ours / 100 * DEFAULT_MAX_PERCENT)
+        });
+        let ledger = Ledger::new(root, max_bytes, min_free_bytes, stored);
+        let shared = Shared {
             blobs,
             spool,
             open: Cache::builder()
                 .name("open blobs")
-                .max_capacity(options.open_blobs_max)
+                .max_capacity(open_blobs_max)
                 .eviction_listener(|_, kept: Arc<Kept>, _| kept.release())
                 .build(),
-            removals: AtomicU64::new(0),
+            leases: Mutex::default(),
+            ledger: Arc::new(ledger),
+            max_bytes,
             spools: AtomicU64::new(0),
             _lock: lock,
-        })))
+        };
+        shared.measure_directories()?;
+        Ok(Self(Arc::new(shared)))
     }
 }
 
@@ -147,11 +176,12 @@ impl BlobStore for FsBlobs {
         .await
     }
 
-    async fn spool(&self, _size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError> {
+    async fn spool(&self, size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError> {
         let shared = Arc::clone(&self.0);
         blocking("create a spool file", move || {
+            let lease = shared.ledger.take(size_hint.unwrap_or(0))?;
             let path = shared.next_spool_path();
-            let spool: Box<dyn Spool> = Box::new(FsSpool::create(shared, path)?);
+            let spool: Box<dyn Spool> = Box::new(FsSpool::create(shared, path, lease)?);
             Ok(spool)
         })
         .await
@@ -159,7 +189,22 @@ impl BlobStore for FsBlobs {
 
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
         let (shared, digest) = (Arc::clone(&self.0), *digest);
-        blocking("remove a blob", move || shared.remove_blob(&digest)).await
+        let removed = blocking("remove a blob", move || shared.take_away(&digest, Whom::Anybody));
+        Ok(removed.await? != Evicted::Absent)
+    }
+
+    async fn evict(&self, digest: &Digest) -> Result<Evicted, StoreError> {
+        let (shared, digest) = (Arc::clone(&self.0), *digest);
+        blocking("evict a blob", move || shared.take_away(&digest, Whom::Unused)).await
+    }
+
+    async fn room(&self) -> Result<RoomUse, StoreError> {
+        let shared = Arc::clone(&self.0);
+        blocking("look at the room", move || {
+            shared.measure_directories()?;
+            Ok(shared.ledger.room())
+        })
+        .await
     }
 
     async fn list(
@@ -206,9 +251,9 @@ impl Shared {
     }
 
     fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
-        let removals = self.removals.load(Ordering::SeqCst);
         let path = self.blob_path(digest);
         let doing = || format!("open {}", path.display());
+        let mut leases = self.leases();
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -219,35 +264,76 @@ impl Shared {
             warn_insane(&path);
             return Ok(None);
         }
-        Ok(Some(self.keep_open(digest, Arc::new(file), metadata.len(), removals)))
+        let lease = leases.get(digest).unwrap_or_else(|| {
+            let lease = self.ledger.stored(allocated(&metadata));
+            leases.put(digest, &lease);
+            lease
+        });
+        Ok(Some(self.keep_open(digest, Arc::new(file), metadata.len(), lease)))
     }
 
-    /// Hands out a committed file and keeps it open for its next reader. `removals` is the count
-    /// from before its name was known to exist.
-    fn keep_open(&self, digest: &Digest, file: Arc<File>, len: u64, removals: u64) -> Blob {
-        let blob = Blob::new(*digest, len, Arc::new(CommittedFile::new(file, len)));
-        self.open.insert(*digest, Arc::new(Kept::new(blob.clone())));
-        if self.removals.load(Ordering::SeqCst) != removals {
-            // Perhaps this one was removed between opening and keeping: then the removal found
-            // nothing to forget, and it would be served for ever.
-            self.open.invalidate(digest);
+    /// The blob, if what was verified is stored already.
+    fn stored_already(&self, verified: &Verified) -> Result<Option<Blob>, StoreError> {
+        let digest = verified.digest();
+        if stored_len(&self.blob_path(digest), digest)? != Some(verified.len()) {
+            return Ok(None);
         }
+        self.open_blob(digest)
+    }
+
+    /// Hands out a committed file and keeps it open for its next reader. Whoever calls holds the
+    /// lock of the leases.
+    fn keep_open(&self, digest: &Digest, file: Arc<File>, len: u64, lease: Arc<Lease>) -> Blob {
+        let blob = Blob::new(*digest, len, Arc::new(CommittedFile::new(file, len, lease)));
+        self.open.insert(*digest, Arc::new(Kept::new(blob.clone())));
         blob
     }
 
-    fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+    fn take_away(&self, digest: &Digest, whom: Whom) -> Result<Evicted, StoreError> {
         let path = self.blob_path(digest);
-        let removed = match fs::remove_file(&path) {
-            Ok(()) => true,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => false,
-            Err(cause) => {
-                return Err(StoreError::io(format!("remove {}", path.display()), cause));
+        let doing = || format!("remove {}", path.display());
+        let doomed = self.next_spool_path();
+        let (lease, metadata) = {
+            let mut leases = self.leases();
+            // What is only kept open for a reader that may never come is not in use.
+            self.open.invalidate(digest);
+            let lease = leases.get(digest);
+            if lease.is_some() && whom == Whom::Unused {
+                return Ok(Evicted::InUse);
             }
+            let metadata = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Evicted::Absent);
+                }
+                Err(cause) => return Err(StoreError::io(doing(), cause)),
+            };
+            // Taking the name away is quick. Giving the blocks back may not be, and waits until
+            // the lock is free; a crash before that leaves what the next start removes.
+            fs::rename(&path, &doomed).map_err(|cause| StoreError::io(doing(), cause))?;
+            leases.forget(digest);
+            (lease, metadata)
         };
-        // In this order: see `keep_open`.
-        self.removals.fetch_add(1, Ordering::SeqCst);
-        self.open.invalidate(digest);
-        Ok(removed)
+        if let Err(cause) = fs::remove_file(&doomed) {
+            // Its space stays counted until the next start, which removes it.
+            return Err(StoreError::io(format!("remove {}", doomed.display()), cause));
+        }
+        match lease {
+            Some(lease) => lease.removed(),
+            None => self.ledger.removed(allocated(&metadata)),
+        }
+        Ok(Evicted::Freed(allocated(&metadata)))
+    }
+
+    fn measure_directories(&self) -> Result<(), StoreError> {
+        let bytes = ledger::measure_directories(&self.blobs, &self.spool)
+            .map_err(|cause| StoreError::io(format!("measure {}", self.blobs.display()), cause))?;
+        self.ledger.set_directories(bytes);
+        Ok(())
+    }
+
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn list_blobs(
@@ -298,25 +384,52 @@ impl Shared {
         Ok(page)
     }
 
-    /// Gives a spool file its blob's name. The answer is the directory that has the name, which is
-    /// to be synced.
-    fn rename_into_place(&self, from: &Path, digest: &Digest) -> Result<PathBuf, StoreError> {
-        let encoded = digest.encoded();
-        let shard = self.shard_path(digest.algorithm(), &encoded[..SHARD_DIGITS]);
-        let to = shard.join(encoded);
-        let failed =
-            |cause| StoreError::io(format!("rename {} to {}", from.display(), to.display()), cause);
-        match fs::rename(from, &to) {
-            Ok(()) => {}
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                // The first blob of its shard.
-                create_dirs(&shard)?;
-                sync_dir(&self.blobs.join(digest.algorithm().as_str()))?;
-                fs::rename(from, &to).map_err(failed)?;
-            }
-            Err(cause) => return Err(failed(cause)),
+    /// The directory of that blob, created if it is the first one there.
+    fn shard_of(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
+        let shard = self.shard_path(digest.algorithm(), &digest.encoded()[..SHARD_DIGITS]);
+        if !shard.is_dir() {
+            create_dirs(&shard)?;
+            sync_dir(&self.blobs.join(digest.algorithm().as_str()))?;
         }
         Ok(shard)
+    }
+}
+
+/// Which blobs may be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    /// Also one that is being read.
+    Anybody,
+    /// Only one that nobody reads.
+    Unused,
+}
+
+/// The leases of blobs that are open.
+#[derive(Debug, Default)]
+struct Leases {
+    open: HashMap<Digest, Weak<Lease>>,
+    /// At how many entries those that nobody holds any more are looked for.
+    sweep_at: usize,
+}
+
+/// The fewest entries at which dead ones are looked for.
+const LEASES_SWEPT_AT: usize = 1024;
+
+impl Leases {
+    fn get(&self, digest: &Digest) -> Option<Arc<Lease>> {
+        self.open.get(digest)?.upgrade()
+    }
+
+    fn put(&mut self, digest: &Digest, lease: &Arc<Lease>) {
+        if self.open.len() >= self.sweep_at {
+            self.open.retain(|_, lease| lease.strong_count() > 0);
+            self.sweep_at = LEASES_SWEPT_AT.max(self.open.len().saturating_mul(2));
+        }
+        self.open.insert(*digest, Arc::downgrade(lease));
+    }
+
+    fn forget(&mut self, digest: &Digest) {
+        self.open.remove(digest);
     }
 }
 

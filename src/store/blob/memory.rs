@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Blob, BlobStore, ReadAt, Spool, check_len};
+use super::{Blob, BlobStore, Evicted, ReadAt, RoomUse, Spool, check_len};
 use crate::oci::{Digest, Verified};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -116,11 +116,13 @@ impl BlobStore for MemoryBlobs {
         Ok(self.0.lock().blobs.contains_key(digest))
     }
 
-    async fn spool(&self, _size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError> {
+    async fn spool(&self, size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError> {
+        let reserved = size_hint.unwrap_or(0);
+        self.0.reserve(reserved).map_err(|cause| StoreError::io("reserve memory", cause))?;
         Ok(Box::new(MemorySpool {
             shared: Arc::clone(&self.0),
             content: Arc::new(Mutex::new(Content::Growing(Vec::new()))),
-            reserved: 0,
+            reserved,
         }))
     }
 
@@ -130,6 +132,28 @@ impl BlobStore for MemoryBlobs {
             self.0.release(bytes.len() as u64);
         }
         Ok(removed.is_some())
+    }
+
+    async fn evict(&self, digest: &Digest) -> Result<Evicted, StoreError> {
+        let removed = self.0.lock().blobs.remove(digest);
+        Ok(removed.map_or(Evicted::Absent, |bytes| {
+            self.0.release(bytes.len() as u64);
+            Evicted::Freed(bytes.len() as u64)
+        }))
+    }
+
+    async fn room(&self) -> Result<RoomUse, StoreError> {
+        let state = self.0.lock();
+        let stored: u64 = state.blobs.values().map(|bytes| bytes.len() as u64).sum();
+        Ok(RoomUse {
+            max: self.0.bytes_max,
+            stored,
+            reserved: state.used.saturating_sub(stored),
+            others: 0,
+            free_on_disk: u64::MAX,
+            min_free: 0,
+            available: self.0.bytes_max.saturating_sub(state.used),
+        })
     }
 
     async fn list(
@@ -229,7 +253,7 @@ impl Spool for MemorySpool {
         let mut state = self.shared.lock();
         let kept = state.blobs.entry(*verified.digest()).or_insert_with(|| {
             // From here on the store counts it, not the spool.
-            self.reserved = 0;
+            self.reserved = self.reserved.saturating_sub(bytes.len() as u64);
             bytes
         });
         Ok(blob(*verified.digest(), kept.clone()))

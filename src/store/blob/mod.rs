@@ -112,6 +112,36 @@ pub trait Spool: Send + Debug {
     fn commit(self: Box<Self>, verified: Verified) -> Result<Blob, StoreError>;
 }
 
+/// What became of a blob that was to be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// It is gone, and this many bytes are free.
+    Freed(u64),
+    /// Somebody reads it: it stays.
+    InUse,
+    /// It was not here.
+    Absent,
+}
+
+/// The space of a store, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomUse {
+    /// The cap. `u64::MAX`: there is none.
+    pub max: u64,
+    /// Taken by blobs.
+    pub stored: u64,
+    /// Reserved for what is on its way in, and taken by removed blobs that are still being read.
+    pub reserved: u64,
+    /// Taken by everything else below the storage root, such as the database.
+    pub others: u64,
+    /// Free on the disk.
+    pub free_on_disk: u64,
+    /// To be kept free on the disk.
+    pub min_free: u64,
+    /// What may still be reserved.
+    pub available: u64,
+}
+
 /// A store of blobs, shared by everything in the process.
 ///
 /// All of it is cancel-safe: an operation whose future is dropped either happens whole or not.
@@ -124,7 +154,11 @@ pub trait BlobStore: Send + Sync + Debug + 'static {
     async fn contains(&self, digest: &Digest) -> Result<bool, StoreError>;
 
     /// Room for content on its way in. `size_hint` is the expected length in bytes; more or less
-    /// may be written.
+    /// may be written. What is expected is reserved now, and without a hint in steps while it is
+    /// written.
+    ///
+    /// Fails as [`NoSpace`](super::StoreErrorKind::NoSpace) where that much cannot be reserved;
+    /// so do later writes beyond what was expected.
     async fn spool(&self, size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError>;
 
     /// Stores what is in memory whole. Refused as [`Corrupt`](super::StoreErrorKind::Corrupt)
@@ -146,6 +180,12 @@ pub trait BlobStore: Send + Sync + Debug + 'static {
     /// when the last of them is gone.
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError>;
 
+    /// Removes the blob unless somebody reads it, so that its space is free at once.
+    async fn evict(&self, digest: &Digest) -> Result<Evicted, StoreError>;
+
+    /// Who uses how much of the space that this store may take.
+    async fn room(&self) -> Result<RoomUse, StoreError>;
+
     /// At most `limit` blobs with their lengths in bytes, in the order of their digests, from
     /// the first after `after` on. An answer of fewer than `limit` is the last. Blobs that come or
     /// go meanwhile may or may not be listed.
@@ -158,6 +198,14 @@ pub trait BlobStore: Send + Sync + Debug + 'static {
     /// Whether a write would succeed now. It writes a little, so do not let strangers make it
     /// run at will: keep the answer for a second or more.
     async fn probe(&self) -> Result<(), StoreError>;
+}
+
+/// How much is reserved at a time while a length is not known, in bytes, in a store of `max` bytes.
+pub fn reserve_step(max: u64) -> u64 {
+    const STEP_BYTES: u64 = 64 << 20;
+    /// The largest part of a small store that one step takes: one in so many.
+    const STEP_SHARE: u64 = 8;
+    STEP_BYTES.min(max / STEP_SHARE)
 }
 
 /// Refuses to store content under a proof that is about other content.

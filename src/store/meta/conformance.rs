@@ -6,11 +6,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::{
-    DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, Link, LinkKind, MetaStore, TAG_HISTORY_MAX,
-    TagRecord,
+    DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, KeepingStore, Link, LinkKind, MetaStore, Pin,
+    TAG_HISTORY_MAX, TagRecord, UsageRecord,
 };
 use crate::clock::Timestamp;
-use crate::oci::{Algorithm, Digest, Tag};
+use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::scope::Scope;
 
 /// All of the suite, each part in scopes of its own.
@@ -407,4 +407,80 @@ async fn concurrent_writes_all_land(store: &dyn MetaStore) {
             [record(digest(n), 1)]
         );
     }
+}
+
+/// What every [`KeepingStore`] does.
+pub(crate) async fn keeping(store: &(impl KeepingStore + MetaStore)) {
+    usage_pages_is_replaced_and_forgotten(store).await;
+    parts_come_back_as_they_were(store).await;
+    pins_are_a_set(store).await;
+    links_are_found_by_digest(store).await;
+}
+
+fn usage(ms: u64, heat: f32, upstream: Option<&str>) -> UsageRecord {
+    UsageRecord {
+        last: Timestamp::from_unix_ms(ms),
+        heat,
+        stored_at: Timestamp::from_unix_ms(ms / 2),
+        upstream: upstream.map(|name| name.parse().unwrap()),
+    }
+}
+
+async fn usage_pages_is_replaced_and_forgotten(store: &dyn KeepingStore) {
+    let mut records: Vec<_> =
+        (0..25).map(|n| (digest(n), usage(n as u64, 1.5, Some("ghcr.io")))).collect();
+    store.put_usage(&records).await.unwrap();
+    records[3].1 = usage(77, 0.25, None);
+    store.put_usage(&records[3..4]).await.unwrap();
+    store.put_usage(&[]).await.unwrap();
+    records.sort_by_key(|(digest, _)| *digest);
+    let mut seen = Vec::new();
+    loop {
+        let after = seen.last().map(|(digest, _)| *digest);
+        let page = store.usage(after.as_ref(), 10).await.unwrap();
+        let last = page.len() < 10;
+        seen.extend(page);
+        if last {
+            break;
+        }
+    }
+    assert_eq!(seen, records);
+    let all: Vec<_> = records.iter().map(|(digest, _)| *digest).collect();
+    store.forget_usage(&all[1..]).await.unwrap();
+    assert_eq!(store.usage(None, 100).await.unwrap(), records[..1]);
+}
+
+async fn parts_come_back_as_they_were(store: &dyn KeepingStore) {
+    let children = vec![digest(900), digest(2), digest(900)];
+    store.put_parts(&digest(800), &[digest(1)]).await.unwrap();
+    store.put_parts(&digest(800), &children).await.unwrap();
+    store.put_parts(&digest(801), &[]).await.unwrap();
+    let mut expected = vec![(digest(800), children), (digest(801), Vec::new())];
+    expected.sort();
+    assert_eq!(store.parts(None, 10).await.unwrap(), expected);
+    assert_eq!(store.parts(Some(&expected[0].0), 10).await.unwrap(), expected[1..]);
+    store.forget_usage(&[digest(800)]).await.unwrap();
+    assert_eq!(store.parts(None, 10).await.unwrap(), [(digest(801), Vec::new())]);
+}
+
+async fn pins_are_a_set(store: &dyn KeepingStore) {
+    let by_tag = Pin { scope: scope("pins/a"), reference: "latest".parse().unwrap() };
+    let by_digest = Pin { scope: scope("pins/a"), reference: Reference::Digest(digest(5)) };
+    assert!(store.put_pin(&by_tag).await.unwrap());
+    assert!(store.put_pin(&by_digest).await.unwrap());
+    assert!(!store.put_pin(&by_tag).await.unwrap());
+    let pins = store.pins().await.unwrap();
+    assert!(pins.len() == 2 && pins.contains(&by_tag) && pins.contains(&by_digest), "{pins:?}");
+    assert!(store.remove_pin(&by_tag).await.unwrap());
+    assert!(!store.remove_pin(&by_tag).await.unwrap());
+    assert_eq!(store.pins().await.unwrap(), [by_digest]);
+}
+
+async fn links_are_found_by_digest(store: &(impl KeepingStore + MetaStore)) {
+    let linked = digest(70_001);
+    assert!(!store.is_linked(&linked).await.unwrap());
+    store.put_links(&scope("linked/a"), &[(linked, bare(LinkKind::Named))]).await.unwrap();
+    assert!(store.is_linked(&linked).await.unwrap());
+    store.remove_link(&scope("linked/a"), &linked).await.unwrap();
+    assert!(!store.is_linked(&linked).await.unwrap());
 }

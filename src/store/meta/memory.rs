@@ -1,13 +1,14 @@
 //! Records in memory: for tests, and for a Pierhead that is to leave nothing behind.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
 use super::{
-    DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, Link, LinkKind, MetaStore, TAG_HISTORY_MAX,
-    TagRecord,
+    DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, KeepingStore, Link, LinkKind, MetaStore, Pin,
+    TAG_HISTORY_MAX, TagRecord, UsageRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Tag};
@@ -16,7 +17,18 @@ use crate::store::StoreError;
 
 /// A [`MetaStore`] in memory. Cheap to clone; clones share the records.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryMeta(Arc<Mutex<BTreeMap<Scope, Records>>>);
+pub struct MemoryMeta {
+    scopes: Arc<Mutex<BTreeMap<Scope, Records>>>,
+    keeping: Arc<Mutex<Keeping>>,
+}
+
+/// The records of no scope.
+#[derive(Debug, Default)]
+struct Keeping {
+    usage: BTreeMap<Digest, UsageRecord>,
+    parts: BTreeMap<Digest, Vec<Digest>>,
+    pins: BTreeSet<Pin>,
+}
 
 /// The records of one scope.
 #[derive(Debug, Default)]
@@ -30,7 +42,7 @@ struct Records {
 
 impl MemoryMeta {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Scope, Records>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read<T>(&self, scope: &Scope, read: impl FnOnce(&Records) -> Option<T>) -> Option<T> {
@@ -219,6 +231,77 @@ impl MetaStore for MemoryMeta {
     }
 }
 
+impl MemoryMeta {
+    fn keeping(&self) -> MutexGuard<'_, Keeping> {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl KeepingStore for MemoryMeta {
+    async fn usage(
+        &self,
+        after: Option<&Digest>,
+        limit: u32,
+    ) -> Result<Vec<(Digest, UsageRecord)>, StoreError> {
+        Ok(page(&self.keeping().usage, after, limit))
+    }
+
+    async fn put_usage(&self, records: &[(Digest, UsageRecord)]) -> Result<(), StoreError> {
+        self.keeping().usage.extend(records.iter().cloned());
+        Ok(())
+    }
+
+    async fn forget_usage(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let mut keeping = self.keeping();
+        for digest in digests {
+            keeping.usage.remove(digest);
+            keeping.parts.remove(digest);
+        }
+        Ok(())
+    }
+
+    async fn parts(
+        &self,
+        after: Option<&Digest>,
+        limit: u32,
+    ) -> Result<Vec<(Digest, Vec<Digest>)>, StoreError> {
+        Ok(page(&self.keeping().parts, after, limit))
+    }
+
+    async fn put_parts(&self, manifest: &Digest, parts: &[Digest]) -> Result<(), StoreError> {
+        self.keeping().parts.insert(*manifest, parts.to_vec());
+        Ok(())
+    }
+
+    async fn is_linked(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.lock().values().any(|records| records.links.contains_key(digest)))
+    }
+
+    async fn pins(&self) -> Result<Vec<Pin>, StoreError> {
+        Ok(self.keeping().pins.iter().cloned().collect())
+    }
+
+    async fn put_pin(&self, pin: &Pin) -> Result<bool, StoreError> {
+        Ok(self.keeping().pins.insert(pin.clone()))
+    }
+
+    async fn remove_pin(&self, pin: &Pin) -> Result<bool, StoreError> {
+        Ok(self.keeping().pins.remove(pin))
+    }
+}
+
+fn page<T: Clone>(
+    records: &BTreeMap<Digest, T>,
+    after: Option<&Digest>,
+    limit: u32,
+) -> Vec<(Digest, T)> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let page = records.range((from, Bound::Unbounded));
+    let page = page.take(usize::try_from(limit).unwrap_or(usize::MAX));
+    page.map(|(digest, record)| (*digest, record.clone())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,5 +310,6 @@ mod tests {
     #[tokio::test]
     async fn conforms() {
         conformance::all(&MemoryMeta::default()).await;
+        conformance::keeping(&MemoryMeta::default()).await;
     }
 }

@@ -4,6 +4,7 @@
 //! Everything belongs to a [`Scope`]: bytes are shared between repositories, access to them is
 //! not.
 
+mod keeping;
 pub mod memory;
 mod records;
 pub mod sqlite;
@@ -16,6 +17,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
+pub use keeping::{KeepingStore, Pin, UsageRecord};
 pub use memory::MemoryMeta;
 pub use records::{Document, DocumentKind, Link, LinkKind, TagRecord};
 pub use sqlite::SqliteMeta;

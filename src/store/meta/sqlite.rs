@@ -8,6 +8,7 @@
 //! it loses upstream still knows.
 
 mod catalog;
+mod keeping;
 mod listing;
 mod schema;
 
@@ -54,6 +55,12 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection waits for one outside our process, such as an operator's shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How large the write-ahead log's file may stay, in bytes.
+const LOG_BYTES_MAX: &str = "409600";
+
+/// At how many pages (of 4 KiB) the log is folded into the database.
+const LOG_PAGES: &str = "100";
+
 /// Takes the write lock at once: a transaction that reads first and then wants to write could be
 /// refused halfway.
 const BEGIN: &str = "BEGIN IMMEDIATE";
@@ -79,7 +86,10 @@ impl SqliteMeta {
             .filename(&path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(BUSY_TIMEOUT);
+            .busy_timeout(BUSY_TIMEOUT)
+            // The log counts against storage.max_size: it must not stay as large as it once was.
+            .pragma("journal_size_limit", LOG_BYTES_MAX)
+            .pragma("wal_autocheckpoint", LOG_PAGES);
         let failed = |cause| failed(&path, "open the database", cause);
         let writer = pool_options(1).connect_with(options.clone()).await.map_err(failed)?;
         schema::prepare(&writer, &path).await?;

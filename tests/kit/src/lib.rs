@@ -25,6 +25,7 @@ pub mod images;
 pub mod port;
 pub mod program;
 pub mod random;
+pub mod space;
 pub mod upstream;
 
 use std::time::Duration;

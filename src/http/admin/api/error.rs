@@ -78,6 +78,10 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, code, error).help(help)
     }
 
+    pub(super) fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the process is stopping")
+    }
+
     pub(super) fn no_such_route() -> Self {
         Self::not_found("there is no such endpoint")
             .help("GET /api/v1/openapi.json describes all of them")

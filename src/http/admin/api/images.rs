@@ -47,6 +47,8 @@ pub struct Image {
     pub digest: String,
     /// When that was.
     pub confirmed_at: String,
+    /// When it was last pulled, as far as that is known.
+    pub last_used: Option<String>,
     /// Whether a pull for at least one platform needs nothing from upstream.
     pub complete: bool,
 }
@@ -60,6 +62,8 @@ pub struct ImageDetail {
     pub digest: String,
     /// When the tag was last confirmed.
     pub confirmed_at: Option<String>,
+    /// When it was last pulled, as far as that is known.
+    pub last_used: Option<String>,
     /// What is here of it.
     pub content: ImageContent,
 }
@@ -149,6 +153,7 @@ pub(super) async fn list_images(
             tag: tag.to_string(),
             digest: record.digest.to_string(),
             confirmed_at: rfc3339(record.confirmed_at),
+            last_used: parts.keeper.last_used(&record.digest).map(rfc3339),
             complete: parts.puller.inspect(&scope, &record.digest).await.is_complete(),
         });
     }
@@ -178,6 +183,7 @@ pub(super) async fn get_image(
         image: name::shown(&scope, &reference),
         digest: digest.to_string(),
         confirmed_at: confirmed_at.map(rfc3339),
+        last_used: parts.keeper.last_used(&digest).map(rfc3339),
         content: content.into(),
     }))
 }

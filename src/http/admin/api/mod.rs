@@ -12,6 +12,7 @@
 //! | [`images`] | what is in the cache |
 //! | [`explain`] | what the next pull would be, and why |
 //! | [`change`] | purge and refresh |
+//! | [`storage`], [`scrub`] | how full it is, making room, pins; verifying what is stored |
 //! | [`config`], [`log_level`] | the configuration in force, and what is logged |
 //! | [`transfer`] | images out of the cache and into it |
 //!
@@ -29,7 +30,9 @@ pub mod log_level;
 pub mod name;
 pub mod origin;
 pub mod recent;
+pub mod scrub;
 pub mod status;
+pub mod storage;
 mod time;
 pub mod token;
 pub mod transfer;
@@ -60,6 +63,8 @@ use crate::background::Workers;
 use crate::clock::Clock;
 use crate::http::body::Body;
 use crate::http::recent::Recent;
+use crate::keep::Keeper;
+use crate::keep::scrub::Scrub;
 use crate::pull::Puller;
 use crate::pull::naming::Naming;
 use crate::telemetry::filter::LogFilter;
@@ -85,6 +90,10 @@ pub struct ApiParts {
     pub transfers: Transfers,
     /// The engine.
     pub puller: Puller,
+    /// What is stored, and what stays.
+    pub keeper: Keeper,
+    /// The verification of what is stored.
+    pub scrub: Scrub,
     /// Where names lead.
     pub naming: Arc<Naming>,
     /// What went wrong lately.
@@ -165,6 +174,10 @@ fn routes() -> OpenApiRouter<Arc<ApiParts>> {
         .routes(routes!(fills::list_fills))
         .routes(routes!(workers::list_workers))
         .routes(routes!(recent::list_recent))
+        .routes(routes!(storage::get_storage))
+        .routes(routes!(storage::collect))
+        .routes(routes!(storage::list_pins, storage::pin, storage::unpin))
+        .routes(routes!(scrub::get_scrub, scrub::start_scrub))
         .routes(routes!(images::list_images))
         .routes(routes!(images::get_image))
         .routes(routes!(explain::get_explanation))

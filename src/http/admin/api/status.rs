@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::fills::Fill;
 use super::recent::RecentEvent;
+use super::storage::{Storage, storage};
 use super::time::rfc3339;
 use super::upstreams::Upstream;
 use super::workers::Worker;
@@ -44,7 +45,7 @@ pub struct Status {
     pub reasons: Vec<String>,
     /// Where it listens.
     pub listeners: Listeners,
-    /// Where content is kept.
+    /// Where content is kept, and how full that is.
     pub storage: Storage,
     /// Blobs on their way in, the oldest first.
     pub fills: Vec<Fill>,
@@ -67,13 +68,6 @@ pub struct Listeners {
     pub admin: String,
 }
 
-/// Where content is kept.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Storage {
-    /// The directory, as it was configured.
-    pub path: String,
-}
-
 /// The state of the process at a glance.
 #[utoipa::path(get, path = "/status", responses((status = 200, body = Status)))]
 pub(super) async fn get_status(State(parts): Shared) -> Json<Status> {
@@ -90,7 +84,7 @@ pub(super) async fn get_status(State(parts): Shared) -> Json<Status> {
             registry: process.registry.to_string(),
             admin: process.admin.to_string(),
         },
-        storage: Storage { path: process.storage.display().to_string() },
+        storage: storage(&parts).await,
         fills: parts.puller.fills().into_iter().map(Fill::from).collect(),
         upstreams: parts.puller.upstreams().into_iter().map(Upstream::from).collect(),
         workers: parts.workers.list().into_iter().map(Worker::from).collect(),

@@ -94,7 +94,7 @@ impl From<EndpointStatus> for Endpoint {
     fn from(status: EndpointStatus) -> Self {
         let state = match (status.answered_at, status.failed_at) {
             (None, None) => "untried",
-            (answered, failed) if answered >= failed && !status.resting => "up",
+            (answered, failed) if answered >= failed => "up",
             _ => "in_trouble",
         };
         Self {

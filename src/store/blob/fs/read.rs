@@ -10,25 +10,30 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
 
+use super::ledger::Lease;
 use crate::store::blob::{ReadAt, map};
 
 /// A file that is still being written.
 #[derive(Debug)]
-pub(super) struct GrowingFile(Arc<File>);
+pub(super) struct GrowingFile {
+    file: Arc<File>,
+    /// The file takes its space for as long as it is open.
+    _lease: Arc<Lease>,
+}
 
 impl GrowingFile {
-    pub(super) const fn new(file: Arc<File>) -> Self {
-        Self(file)
+    pub(super) const fn new(file: Arc<File>, lease: Arc<Lease>) -> Self {
+        Self { file, _lease: lease }
     }
 }
 
 #[async_trait]
 impl ReadAt for GrowingFile {
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        if let Some(bytes) = read_cached(&self.0, offset, len) {
+        if let Some(bytes) = read_cached(&self.file, offset, len) {
             return Ok(bytes);
         }
-        let file = Arc::clone(&self.0);
+        let file = Arc::clone(&self.file);
         on_blocking_pool(move || {
             let total = file.metadata()?.len();
             let mut buffer = vec![0; within(total, offset, len)];
@@ -47,12 +52,14 @@ pub(super) struct CommittedFile {
     len: u64,
     /// The whole file, mapped when it is first wanted. `None` inside: it cannot be mapped.
     map: OnceLock<Option<Bytes>>,
+    /// The file takes its space for as long as it is open or mapped.
+    lease: Arc<Lease>,
 }
 
 impl CommittedFile {
     /// `file` must have been committed and be `len` bytes long.
-    pub(super) fn new(file: Arc<File>, len: u64) -> Self {
-        Self { file, len, map: OnceLock::new() }
+    pub(super) fn new(file: Arc<File>, len: u64, lease: Arc<Lease>) -> Self {
+        Self { file, len, map: OnceLock::new(), lease }
     }
 
     fn map(&self) -> Option<Bytes> {
@@ -60,7 +67,7 @@ impl CommittedFile {
         if len == 0 {
             return Some(Bytes::new());
         }
-        match map::map_committed(&self.file, len) {
+        match map::map_committed(&self.file, len, Arc::clone(&self.lease)) {
             Ok(map) => Some(map),
             Err(cause) => {
                 // Reads serve as well, only slower: `vm.max_map_count` is the likely limit.

@@ -5,51 +5,85 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::ledger::{Lease, allocated, set_aside};
 use super::read::GrowingFile;
 use super::{BLOB_MODE, Shared, create_new, stored_len, sync_dir};
 use crate::oci::Verified;
 use crate::store::StoreError;
-use crate::store::blob::{Blob, ReadAt, Spool, check_len};
+use crate::store::blob::{Blob, ReadAt, Spool, check_len, reserve_step};
 
 #[derive(Debug)]
 pub(super) struct FsSpool {
     shared: Arc<Shared>,
     path: PathBuf,
     file: Arc<File>,
+    lease: Arc<Lease>,
+    /// How far the file has been written, in bytes.
+    end: u64,
     /// The file has its blob's name: there is nothing to discard any more.
     renamed: bool,
 }
 
 impl FsSpool {
-    pub(super) fn create(shared: Arc<Shared>, path: PathBuf) -> Result<Self, StoreError> {
+    /// A spool file in the space of `lease`.
+    pub(super) fn create(
+        shared: Arc<Shared>,
+        path: PathBuf,
+        lease: Arc<Lease>,
+    ) -> Result<Self, StoreError> {
         let file = create_new(&path)
             .map_err(|cause| StoreError::io(format!("create {}", path.display()), cause))?;
-        Ok(Self { shared, path, file: Arc::new(file), renamed: false })
+        let spool = Self { shared, path, file: Arc::new(file), lease, end: 0, renamed: false };
+        let reserved = spool.lease.bytes();
+        match set_aside(&spool.file, reserved) {
+            Ok(true) => spool.lease.allocated(),
+            Ok(false) => {}
+            Err(cause) => {
+                let doing = format!("set {reserved} bytes aside for {}", spool.path.display());
+                return Err(StoreError::io(doing, cause));
+            }
+        }
+        Ok(spool)
+    }
+
+    /// Reserves what writing up to `end` needs.
+    fn reserve(&mut self, end: u64) -> io::Result<()> {
+        let reserved = self.lease.bytes();
+        if end > reserved {
+            let step = reserve_step(self.shared.max_bytes);
+            let needed = end - reserved;
+            self.lease
+                .grow(needed.max(step))
+                .map_err(|error| io::Error::new(io::ErrorKind::StorageFull, error))?;
+        }
+        self.end = self.end.max(end);
+        Ok(())
     }
 }
 
 impl Spool for FsSpool {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset
+            .checked_add(bytes.len() as u64)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        if end > self.end {
+            self.reserve(end)?;
+        }
         self.file.write_all_at(bytes, offset)
     }
 
     fn reader(&self) -> Arc<dyn ReadAt> {
-        Arc::new(GrowingFile::new(Arc::clone(&self.file)))
+        Arc::new(GrowingFile::new(Arc::clone(&self.file), Arc::clone(&self.lease)))
     }
 
     fn commit(mut self: Box<Self>, verified: Verified) -> Result<Blob, StoreError> {
         let doing = |what: &str| format!("{what} {}", self.path.display());
-        let removals = self.shared.removals.load(Ordering::SeqCst);
         let metadata =
             self.file.metadata().map_err(|cause| StoreError::io(doing("look at"), cause))?;
         check_len(&verified, metadata.len())?;
-
-        let target = self.shared.blob_path(verified.digest());
-        if stored_len(&target, verified.digest())? == Some(verified.len())
-            && let Some(blob) = self.shared.open_blob(verified.digest())?
-        {
+        let digest = *verified.digest();
+        if let Some(blob) = self.shared.stored_already(&verified)? {
             return Ok(blob);
         }
         // Also against a slip of our own: from here on this file is read-only and may be mapped.
@@ -57,11 +91,34 @@ impl Spool for FsSpool {
             .set_permissions(Permissions::from_mode(BLOB_MODE))
             .map_err(|cause| StoreError::io(doing("protect"), cause))?;
         self.file.sync_all().map_err(|cause| StoreError::io(doing("sync"), cause))?;
-        let dir = self.shared.rename_into_place(&self.path, verified.digest())?;
-        self.renamed = true;
-        sync_dir(&dir)?;
-        let file = Arc::clone(&self.file);
-        Ok(self.shared.keep_open(verified.digest(), file, verified.len(), removals))
+        // Only now does every file system know what the file takes.
+        let metadata =
+            self.file.metadata().map_err(|cause| StoreError::io(doing("look at"), cause))?;
+        let dir = self.shared.shard_of(&digest)?;
+        let blob = {
+            let mut leases = self.shared.leases();
+            let target = self.shared.blob_path(&digest);
+            if stored_len(&target, &digest)? == Some(verified.len()) {
+                // Another one was quicker. Ours is discarded.
+                None
+            } else {
+                fs::rename(&self.path, &target)
+                    .map_err(|cause| StoreError::io(doing("give its name to"), cause))?;
+                self.renamed = true;
+                self.lease.stored(allocated(&metadata));
+                leases.put(&digest, &self.lease);
+                let (file, lease) = (Arc::clone(&self.file), Arc::clone(&self.lease));
+                Some(self.shared.keep_open(&digest, file, verified.len(), lease))
+            }
+        };
+        if let Some(blob) = blob {
+            sync_dir(&dir)?;
+            return Ok(blob);
+        }
+        match self.shared.open_blob(&digest)? {
+            Some(blob) => Ok(blob),
+            None => Err(StoreError::corrupt(doing("store"), "the blob vanished".to_owned())),
+        }
     }
 }
 

@@ -32,7 +32,9 @@ async fn conforms() {
 #[tokio::test]
 async fn conforms_without_keeping_blobs_open() {
     let root = TempDir::new().unwrap();
-    let store = FsBlobs::open(root.path(), FsOptions { open_blobs_max: 0 }).await.unwrap();
+    let store = FsBlobs::open(root.path(), FsOptions { open_blobs_max: 0, ..FsOptions::default() })
+        .await
+        .unwrap();
     conformance::all(&store).await;
 }
 
@@ -257,4 +259,105 @@ async fn opening_and_removing_at_once_never_serves_what_is_gone() {
         assert!(removed.unwrap());
         assert!(store.open(proof.digest()).await.unwrap().is_none());
     }
+}
+
+/// What `du` would say of everything below the root.
+fn allocated_below(root: &Path) -> u64 {
+    let mut total = 0;
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        total += metadata.blocks() * 512;
+        if metadata.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    total
+}
+
+#[tokio::test]
+async fn the_cap_holds_whatever_is_tried() {
+    const MAX: u64 = 4 << 20;
+    let root = TempDir::new().unwrap();
+    let options = FsOptions { max_bytes: Some(MAX), ..FsOptions::default() };
+    let store = FsBlobs::open(root.path(), options).await.unwrap();
+    let mut kept = 0;
+    for seed in 0..20 {
+        let (proof, bytes) = verified(&pattern(seed, 600_000));
+        match store.put(proof, bytes).await {
+            Ok(_) => kept += 1,
+            Err(error) => assert_eq!(error.kind(), StoreErrorKind::NoSpace, "{error}"),
+        }
+        assert!(allocated_below(root.path()) <= MAX);
+    }
+    assert!(kept >= 5, "{kept} of at most six fit");
+    let room = store.room().await.unwrap();
+    assert!(room.available < 600_000 && room.reserved == 0, "{room:?}");
+    // The same after a restart.
+    drop(store);
+    let store = FsBlobs::open(root.path(), options).await.unwrap();
+    assert_eq!(store.room().await.unwrap().stored, room.stored);
+}
+
+#[tokio::test]
+async fn a_spool_of_unknown_length_stops_at_the_cap() {
+    const MAX: u64 = 4 << 20;
+    let root = TempDir::new().unwrap();
+    let options = FsOptions { max_bytes: Some(MAX), ..FsOptions::default() };
+    let store = FsBlobs::open(root.path(), options).await.unwrap();
+    let mut spool = store.spool(None).await.unwrap();
+    let chunk = pattern(1, 100_000);
+    let refused = (0..100_u64).find_map(|n| spool.write_at(n * 100_000, &chunk).err()).unwrap();
+    assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+    assert!(allocated_below(root.path()) <= MAX);
+    assert!(store.spool(Some(MAX)).await.is_err());
+    drop(spool);
+    assert_eq!(store.room().await.unwrap().reserved, 0);
+}
+
+#[tokio::test]
+async fn what_is_read_is_not_evicted_and_what_is_removed_counts_until_it_is_let_go() {
+    let root = TempDir::new().unwrap();
+    let store = store(&root).await;
+    let (proof, bytes) = verified(&pattern(3, 300_000));
+    store.put(proof, bytes.clone()).await.unwrap();
+    let stored = store.room().await.unwrap().stored;
+    assert!(stored >= 300_000);
+    // A reader, a view of the mapped file, and a reader from the time before the commit.
+    let blob = store.open(proof.digest()).await.unwrap().unwrap();
+    assert_eq!(store.evict(proof.digest()).await.unwrap(), Evicted::InUse);
+    let view = blob.mapped(0..300_000).unwrap();
+    drop(blob);
+    assert_eq!(store.evict(proof.digest()).await.unwrap(), Evicted::InUse);
+    assert!(store.remove(proof.digest()).await.unwrap());
+    let room = store.room().await.unwrap();
+    assert_eq!((room.stored, room.reserved), (0, stored), "the disk still has it");
+    assert_eq!(view, bytes);
+    drop(view);
+    assert_eq!(store.room().await.unwrap().reserved, 0);
+    assert_eq!(store.evict(proof.digest()).await.unwrap(), Evicted::Absent);
+    // Kept open for a reader that may never come is not in use.
+    let mut spool = store.spool(Some(proof.len())).await.unwrap();
+    spool.write_at(0, &bytes).unwrap();
+    let early = spool.reader();
+    commit(spool, proof).await.unwrap();
+    assert_eq!(store.evict(proof.digest()).await.unwrap(), Evicted::InUse);
+    drop(early);
+    assert_eq!(store.evict(proof.digest()).await.unwrap(), Evicted::Freed(stored));
+    assert_eq!(store.room().await.unwrap().stored, 0);
+    assert_eq!(spool_files(&root), 0);
+}
+
+#[tokio::test]
+async fn one_digest_committed_by_many_at_once_is_counted_once() {
+    let root = TempDir::new().unwrap();
+    let store = store(&root).await;
+    let (proof, bytes) = verified(&pattern(4, 200_000));
+    let puts = (0..8).map(|_| store.put(proof, bytes.clone()));
+    for put in futures_util::future::join_all(puts).await {
+        put.unwrap();
+    }
+    let room = store.room().await.unwrap();
+    let file = fs::metadata(path_of(&root, proof.digest())).unwrap();
+    assert_eq!((room.stored, room.reserved), (file.blocks() * 512, 0));
 }

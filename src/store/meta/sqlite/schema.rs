@@ -9,9 +9,9 @@ use super::{BEGIN, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// What this Pierhead writes into the file's header (`PRAGMA user_version`).
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
-/// Executed once, together with the version, in one transaction. Names in text, because an
+/// What the first version wrote. Executed once, in one transaction with what came later. Names in text, because an
 /// operator who looks into the file should see them; text compares by bytes.
 const SCHEMA: &str = "
 CREATE TABLE link (
@@ -59,8 +59,33 @@ CREATE TABLE probe (
     id INTEGER PRIMARY KEY,
     writes INTEGER NOT NULL
 ) STRICT;
+";
 
-PRAGMA user_version = 1;
+/// What the second version added: how content is used, and what is pinned.
+const SECOND: &str = "
+CREATE INDEX link_by_digest ON link (digest);
+
+CREATE TABLE usage (
+    digest TEXT PRIMARY KEY,
+    last INTEGER NOT NULL,         -- ms since 1970
+    heat REAL NOT NULL,
+    stored_at INTEGER NOT NULL,    -- ms since 1970
+    upstream TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE part (
+    parent TEXT PRIMARY KEY,
+    children TEXT NOT NULL         -- digests, a space between them
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pin (
+    upstream TEXT NOT NULL,
+    repo TEXT NOT NULL,
+    reference TEXT NOT NULL,       -- a tag or a digest
+    PRIMARY KEY (upstream, repo, reference)
+) STRICT, WITHOUT ROWID;
+
+PRAGMA user_version = 2;
 ";
 
 /// Creates the tables in an empty file; refuses a file that something else wrote.
@@ -87,6 +112,10 @@ pub(super) async fn prepare(writer: &SqlitePool, path: &Path) -> Result<(), Stor
         VERSION => {}
         0 if tables == 0 => {
             sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await.map_err(failed)?;
+            sqlx::raw_sql(SECOND).execute(&mut *transaction).await.map_err(failed)?;
+        }
+        1 => {
+            sqlx::raw_sql(SECOND).execute(&mut *transaction).await.map_err(failed)?;
         }
         newer if newer > VERSION => {
             return Err(refused(format!(

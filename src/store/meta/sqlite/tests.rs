@@ -26,6 +26,7 @@ async fn sql(store: &SqliteMeta, sql: &'static str) {
 async fn conforms() {
     let root = TempDir::new().unwrap();
     conformance::all(&store(&root).await).await;
+    conformance::keeping(&store(&root).await).await;
 }
 
 #[tokio::test]
@@ -100,7 +101,7 @@ async fn a_damaged_database_is_an_error_and_no_panic() {
 async fn a_newer_format_is_refused_and_left_alone() {
     let root = TempDir::new().unwrap();
     let first = store(&root).await;
-    sql(&first, "PRAGMA user_version = 2").await;
+    sql(&first, "PRAGMA user_version = 3").await;
     first.close().await;
     let before = fs::read(file(&root)).unwrap();
     let error = SqliteMeta::open(root.path()).await.unwrap_err();
@@ -213,4 +214,25 @@ async fn a_write_that_is_dropped_happens_whole_or_not_at_all_and_blocks_nobody()
         }
         assert!(found == 0 || found == LINKS, "{found} of {LINKS} links after {n} steps");
     }
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_keeps_what_it_knows() {
+    let root = TempDir::new().unwrap();
+    let store = store(&root).await;
+    let scope = conformance::scope("a/b");
+    let link = conformance::bare(crate::store::LinkKind::Blob);
+    store.put_links(&scope, &[(conformance::digest(1), link.clone())]).await.unwrap();
+    // Back to what the first version wrote.
+    sqlx::raw_sql(
+        "DROP INDEX link_by_digest; DROP TABLE usage; DROP TABLE part; DROP TABLE pin; \
+         PRAGMA user_version = 1;",
+    )
+    .execute(&store.writer)
+    .await
+    .unwrap();
+    store.close().await;
+    let store = self::store(&root).await;
+    assert_eq!(store.link(&scope, &conformance::digest(1)).await.unwrap(), Some(link));
+    conformance::keeping(&store).await;
 }

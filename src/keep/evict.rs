@@ -1,0 +1,211 @@
+//! The one task that evicts: requests for room wait in line for it, so two of them never tear at
+//! the same images.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::catalogue::Known;
+use super::images::{Order, Unit};
+use super::metrics::Reason;
+use super::{Collected, Inner};
+use crate::oci::Digest;
+use crate::scope::UpstreamName;
+use crate::store::{Evicted, StoreError};
+
+/// Beyond what was asked for, one in so many bytes of the cap is made free, so that not every
+/// fill has to ask.
+const SLACK_SHARE: u64 = 100;
+
+/// The most that is made free beyond what was asked for, in bytes.
+const SLACK_MAX_BYTES: u64 = 256 << 20;
+
+/// What the evictor is asked for.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// That many bytes to be available.
+    Room { bytes: u64, reply: oneshot::Sender<bool> },
+    /// Everything to go that need not stay.
+    Collect { reply: oneshot::Sender<Result<Collected, StoreError>> },
+    /// What the limits of upstreams forbid, to go.
+    Limits { reply: oneshot::Sender<Result<Collected, StoreError>> },
+}
+
+/// Answers [`Ask`]s, one after the other.
+pub(super) struct Evictor {
+    shared: Arc<Inner>,
+}
+
+impl Evictor {
+    pub(super) const fn new(shared: Arc<Inner>) -> Self {
+        Self { shared }
+    }
+
+    /// Works until nobody can ask any more. Whoever asked and went away gets what it asked for
+    /// all the same: the next one will want it.
+    pub(super) async fn run(self, mut asks: mpsc::Receiver<Ask>) {
+        while let Some(ask) = asks.recv().await {
+            match ask {
+                Ask::Room { bytes, reply } => {
+                    let made = self.make_room(bytes).await.unwrap_or_else(|error| {
+                        tracing::error!(%error, "cannot make room");
+                        false
+                    });
+                    let _ = reply.send(made);
+                }
+                Ask::Collect { reply } => {
+                    let _ = reply.send(self.collect().await);
+                }
+                Ask::Limits { reply } => {
+                    let _ = reply.send(self.enforce_limits().await);
+                }
+            }
+        }
+    }
+
+    async fn make_room(&self, wanted: u64) -> Result<bool, StoreError> {
+        let room = self.shared.blobs.room().await?;
+        self.shared.metrics.room(&room);
+        if room.available >= wanted {
+            return Ok(true);
+        }
+        let lacking = wanted - room.available;
+        let (mut order, known) = self.shared.order().await?;
+        // What would not fit even into an emptied store must not empty it.
+        if evictable(&order, &known) < lacking {
+            self.shared.metrics.refused("too_large");
+            return Ok(false);
+        }
+        let slack = (room.max / SLACK_SHARE).min(SLACK_MAX_BYTES);
+        let mut freed = Collected::default();
+        for unit in std::mem::take(&mut order.units) {
+            let goal = lacking.saturating_add(slack);
+            if unit.is_pinned || freed.bytes >= goal {
+                break;
+            }
+            let doomed = order.take(&unit, &known);
+            // What is being pulled loses only as much as has to be.
+            let most = unit.is_active.then(|| goal - freed.bytes);
+            freed += self.evict(&unit, doomed, most, Reason::Room).await?;
+        }
+        let room = self.shared.blobs.room().await?;
+        self.shared.metrics.room(&room);
+        tracing::debug!(wanted, freed = freed.bytes, blobs = freed.blobs, "made room");
+        if room.available < wanted {
+            self.shared.metrics.refused("in_use");
+        }
+        Ok(room.available >= wanted)
+    }
+
+    async fn collect(&self) -> Result<Collected, StoreError> {
+        let mut freed = self.enforce_limits().await?;
+        let (mut order, known) = self.shared.order().await?;
+        for unit in std::mem::take(&mut order.units) {
+            if unit.is_pinned || unit.is_active {
+                continue;
+            }
+            let mut linked = false;
+            for member in &unit.members {
+                linked |= self.shared.keeping.is_linked(member).await?;
+            }
+            if !linked {
+                let doomed = order.take(&unit, &known);
+                freed += self.evict(&unit, doomed, None, Reason::Unlinked).await?;
+            }
+        }
+        self.shared.metrics.room(&self.shared.blobs.room().await?);
+        Ok(freed)
+    }
+
+    async fn enforce_limits(&self) -> Result<Collected, StoreError> {
+        let mut freed = Collected::default();
+        if self.shared.limits.is_empty() {
+            return Ok(freed);
+        }
+        let now = self.shared.clock.now();
+        let (mut order, known) = self.shared.order().await?;
+        let mut over: HashMap<&UpstreamName, u64> = HashMap::new();
+        for (upstream, limits) in &self.shared.limits {
+            if let Some(max) = limits.max_bytes {
+                let of_it =
+                    known.values().filter(|known| known.upstream.as_ref() == Some(upstream));
+                let taken = of_it.fold(0_u64, |sum, known| sum.saturating_add(known.bytes));
+                over.insert(upstream, taken.saturating_sub(max));
+            }
+        }
+        for unit in std::mem::take(&mut order.units) {
+            let Some(upstream) = unit.upstream.clone() else { continue };
+            let Some(limits) = self.shared.limits.get(&upstream) else { continue };
+            if unit.is_pinned {
+                continue;
+            }
+            let too_old = limits.max_age.is_some_and(|max| now.since(unit.used.last()) > max);
+            let excess = over.get(&upstream).copied().unwrap_or(0);
+            let (most, reason) = match (too_old, excess) {
+                (true, _) => (None, Reason::Age),
+                (false, 0) => continue,
+                (false, excess) => (unit.is_active.then_some(excess), Reason::Quota),
+            };
+            let doomed = order.take(&unit, &known);
+            let gone = self.evict(&unit, doomed, most, reason).await?;
+            if let Some(excess) = over.get_mut(&upstream) {
+                *excess = excess.saturating_sub(gone.bytes);
+            }
+            freed += gone;
+        }
+        Ok(freed)
+    }
+
+    /// Evicts what is `doomed` of a unit: all of it, or the first that make `most` bytes. What is
+    /// being read stays, and the rest of its image with it.
+    async fn evict(
+        &self,
+        unit: &Unit,
+        doomed: Vec<(Digest, u64)>,
+        most: Option<u64>,
+        reason: Reason,
+    ) -> Result<Collected, StoreError> {
+        let mut freed = Collected::default();
+        for (digest, _) in doomed {
+            if most.is_some_and(|most| freed.bytes >= most) {
+                break;
+            }
+            match self.shared.blobs.evict(&digest).await? {
+                Evicted::Freed(bytes) => {
+                    self.shared.metrics.evicted(reason, bytes);
+                    freed += Collected { blobs: 1, bytes };
+                }
+                Evicted::Absent => {}
+                // Of an image that is being pulled whatever is not read right now may go, if it
+                // must.
+                Evicted::InUse if unit.is_active => continue,
+                Evicted::InUse => break,
+            }
+            self.shared.hot.forget_bytes(&digest);
+            self.shared.gone(&digest).await;
+        }
+        if freed.blobs > 0 {
+            tracing::info!(
+                root = %unit.root, upstream = unit.upstream.as_ref().map(UpstreamName::as_str),
+                blobs = freed.blobs, bytes = freed.bytes, reason = reason.as_str(), "evicted"
+            );
+        }
+        Ok(freed)
+    }
+}
+
+/// What could be made free at most, in bytes: everything that no pin keeps.
+fn evictable(order: &Order, known: &HashMap<Digest, Known>) -> u64 {
+    let pinned: std::collections::HashSet<&Digest> =
+        order.units.iter().filter(|unit| unit.is_pinned).flat_map(|unit| &unit.members).collect();
+    let free = known.iter().filter(|(digest, _)| !pinned.contains(digest));
+    free.fold(0, |sum, (_, known)| sum.saturating_add(known.bytes))
+}
+
+impl std::ops::AddAssign for Collected {
+    fn add_assign(&mut self, other: Self) {
+        self.blobs = self.blobs.saturating_add(other.blobs);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
