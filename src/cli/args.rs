@@ -365,6 +365,12 @@ With a configuration:
   pierhead serve --config pierhead.toml
   PIERHEAD_STORAGE__PATH=/var/lib/pierhead PIERHEAD_UPSTREAM__DOCKER_IO__TAG_TTL=5m pierhead serve
 
+Before and without a network:
+  pierhead warm debian:12 ghcr.io/owner/app:1         fill the cache ahead of use
+  pierhead export --all --to images.tar               take what was pulled to another site
+  pierhead import images.tar                          and serve it there
+  pierhead node-config containerd --url URL           the client's side of the mirror
+
 Asking a running one:
   pierhead status                                     what it is doing
   pierhead status --watch                             the same, again and again

@@ -49,8 +49,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("memmap2", &["src/store/blob/map.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
     ("indicatif", &["src/cli/progress.rs"]),
-    ("tar", &["src/transfer/archive.rs"]),
-    ("toml", &["src/config/"]),
+    ("tar", &["src/transfer/archive.rs", "src/transfer/tests/hostile.rs"]),
+    ("toml", &["src/config/", "src/cli/node_config/tests.rs"]),
     (
         "humantime",
         &[
