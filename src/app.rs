@@ -136,7 +136,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     let hooks: Arc<dyn Hooks> = Arc::new(AllowAll);
 
     let hot = Hot::new(HotOptions::default());
-    let files = open_blobs(&config).await?;
+    let files = FsBlobs::open(&config.storage.path, fs_options(&config)).await?;
     let records = Arc::new(SqliteMeta::open(&config.storage.path).await?);
     let meta: Arc<dyn MetaStore> = Arc::clone(&records) as Arc<dyn MetaStore>;
     let keeper = Keeper::start(
@@ -252,28 +252,28 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     Ok(())
 }
 
-async fn open_blobs(config: &Config) -> Result<FsBlobs, StoreError> {
-    let options = FsOptions {
-        max_bytes: config.storage.max_size,
-        min_free_bytes: config.storage.min_free,
-        ..FsOptions::default()
-    };
-    FsBlobs::open(&config.storage.path, options).await
-}
-
 /// Opens the storage of a configuration for a command that exports or imports without a server.
+/// The size cap holds; nothing is evicted to make room.
 ///
 /// # Errors
 /// When it cannot be opened, above all because a Pierhead serves from it.
 pub async fn open_holdings(config: &Config) -> Result<Holdings, StoreError> {
     Ok(Holdings {
-        blobs: Arc::new(open_blobs(config).await?),
+        blobs: Arc::new(FsBlobs::open(&config.storage.path, fs_options(config)).await?),
         meta: Arc::new(SqliteMeta::open(&config.storage.path).await?),
         hot: Hot::new(HotOptions::default()),
         // Whoever serves from it next finds out by reading the manifests.
         uses: Arc::new(NoUses),
         clock: Clock::system(),
     })
+}
+
+fn fs_options(config: &Config) -> FsOptions {
+    FsOptions {
+        max_bytes: config.storage.max_size,
+        min_free_bytes: config.storage.min_free,
+        ..FsOptions::default()
+    }
 }
 
 /// Exports and imports under that configuration.

@@ -135,17 +135,16 @@ pub(super) struct WarmArgs {
     /// Layers that are pulled at the same time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(super) concurrency: u8,
+    /// Pin each image that was warmed, so that it is not evicted. Asks the operator's side
+    #[arg(long)]
+    pub(super) pin: bool,
     /// The registry listener, over server.listen of the configuration
     #[arg(long, value_name = "URL")]
-    pub(super) url: Option<String>,
-    /// The configuration of the Pierhead to warm; PIERHEAD_CONFIG names one too
-    #[arg(long, value_name = "FILE")]
-    pub(super) config: Option<PathBuf>,
-    /// Certificate authorities to trust beside the system's, in PEM form, for an https URL
-    #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
+    pub(super) registry: Option<String>,
     #[command(flatten)]
     pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
 }
 
 /// A platform to warm, or all of them.
@@ -366,6 +365,12 @@ With a configuration:
   pierhead serve --config pierhead.toml
   PIERHEAD_STORAGE__PATH=/var/lib/pierhead PIERHEAD_UPSTREAM__DOCKER_IO__TAG_TTL=5m pierhead serve
 
+Before and without a network:
+  pierhead warm debian:12 ghcr.io/owner/app:1         fill the cache ahead of use
+  pierhead export --all --to images.tar               take what was pulled to another site
+  pierhead import images.tar                          and serve it there
+  pierhead node-config containerd --url URL           the client's side of the mirror
+
 Asking a running one:
   pierhead status                                     what it is doing
   pierhead status --watch                             the same, again and again
@@ -414,7 +419,7 @@ mod tests {
             "pierhead status",
             "pierhead status --watch",
             "pierhead warm a b:1 --platform all --concurrency 9",
-            "pierhead warm --from-file f --platform linux/amd64,linux/arm/v7 --url http://a",
+            "pierhead warm --from-file f --platform linux/amd64,linux/arm/v7 --registry http://a --pin",
             "pierhead export a b:1 --to x.tar --platform linux/amd64,linux/arm/v7",
             "pierhead export --all --to - --output json --url http://a",
             "pierhead import - --as a/b:1",

@@ -12,11 +12,12 @@ use serde::Serialize;
 
 use self::registry::{Got, Read, Registry};
 use super::args::{WarmArgs, WarmPlatform};
-use super::client::{given, of_listener};
+use super::client::{Client, given, of_listener};
 use super::output::{Console, Exit, Failure, Format, bytes, printable};
 use super::progress::Board;
 use super::{Variables, load};
 use crate::config::read_from_disk;
+use crate::http::admin::api::name::ImageRequest;
 use crate::oci::{Descriptor, Digest, ManifestKind, Platform, Reference, Tag};
 use crate::pull::image::ImageName;
 
@@ -67,13 +68,15 @@ pub(super) async fn warm(
     variables: Variables,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let base = match &args.url {
+    let base = match &args.registry {
         Some(url) => given(url)?,
         None => {
-            let config = load(args.config.clone(), variables).1.map_err(Failure::usage)?;
+            let config = load(args.target.config.clone(), variables.clone()).1;
+            let config = config.map_err(Failure::usage)?;
             of_listener(config.server.listen, config.server.tls.is_some())?
         }
     };
+    let operator = args.pin.then(|| Client::new(&args.target, &variables)).transpose()?;
     let mut names = args.images.clone();
     if let Some(file) = &args.from_file {
         names.extend(list(file)?);
@@ -83,14 +86,19 @@ pub(super) async fn warm(
         image.map_err(|error| Failure::usage(format!("{name:?} names no image: {error}")))
     });
     let images = images.collect::<Result<Vec<_>, _>>()?;
-    let registry = Registry::new(base, args.ca_file.as_deref())?;
+    let registry = Registry::new(base, args.target.ca_file.as_deref())?;
     let wanted = Wanted::new(&args.platform)?;
     let board = Board::new();
     let mut warmed = Warmed::default();
     let work = async {
         for image in &images {
             board.label(&image.to_string());
-            match warm_image(&registry, image, &wanted, args.concurrency.into(), &board).await {
+            let concurrency = args.concurrency.into();
+            let mut done = warm_image(&registry, image, &wanted, concurrency, &board).await;
+            if let (Some(operator), Ok(_)) = (&operator, &done) {
+                done = pin(operator, image).await.and(done);
+            }
+            match done {
                 Ok(warm) => {
                     // On a terminal the bars have shown it so far.
                     if args.output.format == Format::Text {
@@ -127,6 +135,15 @@ pub(super) async fn warm(
         return Ok(Exit::No);
     }
     Ok(if warmed.failed.is_empty() { Exit::Yes } else { Exit::No })
+}
+
+/// Keeps an image from being evicted.
+async fn pin(operator: &Client, image: &ImageName) -> Result<(), Failure> {
+    let request = ImageRequest { image: image.to_string() };
+    operator.put("pins", &request).await.map(drop).map_err(|failure| {
+        let message = format!("it was warmed and not pinned: {}", failure.message);
+        Failure { message, ..failure }
+    })
 }
 
 /// The images of a list: one a line, `#` begins a comment.

@@ -20,7 +20,7 @@ use super::layout::{
 use super::report::{FailedImage, ImportReport, ImportedImage, TagOutcome};
 use super::walk::{Shelf, Walk, WalkError, walk};
 use super::{Holdings, Pieces, TransferError, on_a_thread};
-use crate::oci::{Digest, Hasher, MediaType, Reference, Tag};
+use crate::oci::{Digest, Hasher, MediaType, Reference, Tag, Verified};
 use crate::scope::{Scope, UpstreamName};
 use crate::store::{Link, LinkKind, Spool, StoreError, TagRecord};
 
@@ -134,18 +134,17 @@ impl Importer {
             return Err(ArchiveError::TooLarge { name: member.name.clone(), max }.into());
         }
         let is_known = self.holdings.blobs.contains(&digest).await?;
-        let mut spool: Option<Box<dyn Spool>> = match is_known {
+        let mut landing = match is_known {
             true => None,
-            false => Some(self.holdings.blobs.spool(Some(member.len)).await?),
+            false => Some(Landing::new(self.holdings.blobs.spool(Some(member.len)).await?)),
         };
         let mut hasher = Hasher::new(digest.algorithm());
         while let Some(piece) = archive.piece().await? {
-            if let Some(spool) = &mut spool {
-                spool
-                    .write_at(hasher.len(), &piece)
-                    .map_err(|cause| StoreError::io(format!("write the blob {digest}"), cause))?;
-            }
             hasher.update(&piece);
+            landing = match landing {
+                Some(landing) => Some(landing.add(piece).await?),
+                None => None,
+            };
         }
         let verified = match hasher.verify(&digest) {
             Ok(verified) => verified,
@@ -157,8 +156,8 @@ impl Importer {
         };
         self.report.blobs += 1;
         self.report.bytes += verified.len();
-        if let Some(spool) = spool {
-            spool.commit(verified)?;
+        if let Some(landing) = landing {
+            landing.commit(verified).await?;
             self.report.new_blobs += 1;
         }
         self.carried.insert(digest);
@@ -194,6 +193,7 @@ impl Importer {
             self.report.failed.push(FailedImage { image: image.to_string(), reason });
             return Ok(());
         }
+        self.note(&image.scope, &found);
         self.link(&image.scope, &found).await?;
         let tag = match &image.reference {
             Reference::Tag(tag) => self.tag(&image.scope, tag, listed, &found).await?,
@@ -253,6 +253,16 @@ impl Importer {
         Ok(image)
     }
 
+    /// Tells whoever decides what stays what belongs together, and to whom.
+    fn note(&self, scope: &Scope, found: &Walk) {
+        let uses = &self.holdings.uses;
+        for part in &found.manifests {
+            uses.names(&part.digest, part.manifest.parts());
+            uses.came_from(&part.digest, &scope.upstream);
+        }
+        found.blobs.iter().for_each(|(digest, _)| uses.came_from(digest, &scope.upstream));
+    }
+
     /// Records what the archive has shown the repository to have.
     async fn link(&self, scope: &Scope, found: &Walk) -> Result<(), TransferError> {
         let here: HashSet<Digest> = found.blobs.iter().map(|(digest, _)| *digest).collect();
@@ -274,7 +284,6 @@ impl Importer {
                 let kind = if carried { LinkKind::Blob } else { LinkKind::Named };
                 links.push((blob.digest, link(blob.size, kind)));
             }
-            self.holdings.uses.names(&part.digest, part.manifest.parts());
             self.holdings.meta.put_links(scope, &links).await?;
             links.iter().for_each(|(digest, _)| self.holdings.hot.forget_link(scope, digest));
         }
@@ -310,6 +319,65 @@ impl Importer {
         hot.forget_tag(scope, tag);
         Ok(TagOutcome::Set)
     }
+}
+
+/// How much of a blob is gathered before it is written, in bytes: clients send small pieces.
+const GATHERED_BYTES: usize = 1 << 20;
+
+/// A blob on its way to the disk. Dropping it discards what there is.
+///
+/// A spool that is full waits for room, which blocks: it is written on threads where that may be.
+struct Landing {
+    spool: Box<dyn Spool>,
+    written: u64,
+    gathered: Vec<Bytes>,
+    gathered_bytes: usize,
+}
+
+impl Landing {
+    fn new(spool: Box<dyn Spool>) -> Self {
+        Self { spool, written: 0, gathered: Vec::new(), gathered_bytes: 0 }
+    }
+
+    async fn add(mut self, piece: Bytes) -> Result<Self, TransferError> {
+        self.gathered_bytes += piece.len();
+        self.gathered.push(piece);
+        if self.gathered_bytes < GATHERED_BYTES {
+            return Ok(self);
+        }
+        blocking(move || {
+            self.write()?;
+            Ok(self)
+        })
+        .await
+    }
+
+    async fn commit(mut self, verified: Verified) -> Result<(), TransferError> {
+        blocking(move || {
+            self.write()?;
+            self.spool.commit(verified)?;
+            Ok(())
+        })
+        .await
+    }
+
+    fn write(&mut self) -> Result<(), TransferError> {
+        for piece in self.gathered.drain(..) {
+            self.spool
+                .write_at(self.written, &piece)
+                .map_err(|cause| StoreError::io("write a blob of the archive", cause))?;
+            self.written += piece.len() as u64;
+        }
+        self.gathered_bytes = 0;
+        Ok(())
+    }
+}
+
+/// Runs what blocks.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
+) -> Result<T, TransferError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(TransferError::Ending))
 }
 
 fn no_layout(why: &str) -> ArchiveError {

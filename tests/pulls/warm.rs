@@ -12,7 +12,7 @@ fn warm(pierhead: &Pierhead, args: &[&str]) -> Output {
     Run::new(PIERHEAD)
         .arg("warm")
         .args(args.iter().copied())
-        .args(["--url", pierhead.url()])
+        .args(["--registry", pierhead.url()])
         .output()
 }
 
@@ -120,7 +120,7 @@ fn what_fails_is_named_and_the_rest_is_warmed() {
     assert!(out.stderr.contains("pierhead: a:none: "), "{out}");
     let out = warm(&pierhead, &["NOT A NAME"]);
     assert_eq!(out.status.and_then(|status| status.code()), Some(2), "{out}");
-    let nowhere = ["warm", "a:1", "--url", "http://127.0.0.1:1"];
+    let nowhere = ["warm", "a:1", "--registry", "http://127.0.0.1:1"];
     let out = Run::new(PIERHEAD).args(nowhere).output();
     assert_eq!(out.status.and_then(|status| status.code()), Some(3), "{out}");
 }
@@ -134,6 +134,19 @@ fn a_platform_that_there_is_not_is_said() {
     assert_eq!(status, Some(1));
     let reason = report["failed"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("linux/amd64, linux/arm64"), "{reason}");
+}
+
+#[test]
+fn what_is_pinned_is_known_to_the_operator() {
+    let upstream = FaultyUpstream::start_blocking();
+    upstream.add_image("library/a", "1", vec![vec![1; 3000]]);
+    let pierhead = pierhead(&upstream, "");
+    let token = pierhead.storage().join("admin.token");
+    let operator = ["--url", pierhead.admin_url(), "--token-file", token.to_str().unwrap()];
+    let (status, report) = warmed(&pierhead, &[&["a:1", "--pin"], &operator[..]].concat());
+    assert_eq!(status, Some(0), "{report}");
+    let pins = Run::new(PIERHEAD).arg("pins").args(operator).output().ok();
+    assert!(pins.stdout.contains("docker.io/library/a:1"), "{pins}");
 }
 
 #[test]

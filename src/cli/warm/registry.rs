@@ -175,7 +175,7 @@ impl Registry {
                     format!("no registry answers at {}: {}", self.base, root_cause(&error));
                 return Attempt::Final(
                     Failure::new(Exit::NoServer, "unreachable", message)
-                        .help("start one with `pierhead serve`, or name its registry with --url"),
+                        .help("start one with `pierhead serve`, or name its registry listener with --registry"),
                 );
             }
             let cause = match error.is_timeout() {
@@ -227,7 +227,7 @@ async fn refusal(answer: reqwest::Response) -> Attempt {
     let failure = match ErrorBody::parse(&content).errors.first() {
         Some(entry) => Failure::new(Exit::No, &entry.code.as_str().to_lowercase(), &entry.message),
         None => Failure::new(Exit::No, "unexpected_status", format!("the server answers {status}"))
-            .help("--url names the registry (server.listen), not the operator's side"),
+            .help("--registry names the registry listener, not the operator's side"),
     };
     match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
