@@ -198,7 +198,7 @@ fn print(files: &[File], console: &mut Console<'_>) -> Exit {
     let text: Vec<&str> = own.iter().map(|file| file.content.as_str()).collect();
     let exit = console.say(&text.join("\n"));
     for file in own {
-        console.complain(&format!("note: it belongs into {}\n", file.path));
+        console.complain(&format!("note: it belongs in {}\n", file.path));
     }
     for file in certificates {
         console.complain(&format!("note: copy the --ca-file to {}\n", file.path));

@@ -205,6 +205,12 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// So many of something: `1 blob`, `2 blobs`.
+pub(super) fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// A length of time, to the two largest units.
 pub(super) fn period(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {

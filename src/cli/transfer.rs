@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::args::{ExportArgs, ImportArgs, Target};
 use super::client::{Client, URL_VARIABLE};
-use super::output::{Console, Exit, Failure, Format, bytes};
+use super::output::{Console, Exit, Failure, Format, bytes, counted, printable};
 use super::progress::Meter;
 use super::{Variables, load, variable};
 use crate::app;
@@ -101,7 +101,10 @@ pub(super) async fn export(
     let report = uninterrupted(work).await;
     meter.done();
     let report = report?;
-    target.keep()?;
+    // A file without any image is of no use to anybody.
+    if !report.images.is_empty() || report.failed.is_empty() {
+        target.keep()?;
+    }
     let said = match args.output.format {
         Format::Json => format!("{}\n", serde_json::json!(report)),
         Format::Text => exported(&report, &args.to),
@@ -320,7 +323,7 @@ fn unusable(path: &Path, error: io::Error) -> Failure {
 fn told(failed: &[FailedImage], format: Format, console: &mut Console<'_>) -> Exit {
     if format == Format::Text {
         for FailedImage { image, reason } in failed {
-            console.complain(&super::output::printable(&format!("pierhead: {image}: {reason}\n")));
+            console.complain(&printable(&format!("pierhead: {image}: {reason}\n")));
         }
     }
     if failed.is_empty() { Exit::Yes } else { Exit::No }
@@ -337,18 +340,20 @@ fn exported(report: &ExportReport, to: &Path) -> String {
             (missing, false) => format!(", INCOMPLETE: {missing} parts were not pulled"),
         };
         text.push_str(&format!(
-            "{name} {digest}: {manifests} manifests, {blobs} blobs, {}{missing}\n",
+            "{name} {digest}: {}, {}, {}{missing}\n",
+            counted(*manifests, "manifest"),
+            counted(*blobs, "blob"),
             bytes(*len),
         ));
     }
     text.push_str(&format!(
-        "{} images in {}: {} blobs and manifests, {}\n",
-        report.images.len(),
+        "{} in {}: {} blobs and manifests, {}\n",
+        counted(report.images.len(), "image"),
         to.display(),
         report.blobs,
         bytes(report.bytes),
     ));
-    super::output::printable(&text)
+    printable(&text)
 }
 
 fn imported(report: &ImportReport) -> String {
@@ -361,16 +366,19 @@ fn imported(report: &ImportReport) -> String {
         };
         let whole = if image.complete { "" } else { ", INCOMPLETE: upstream will be asked" };
         text.push_str(&format!(
-            "{} {}: {} manifests, {} blobs{tag}{whole}\n",
-            image.image, image.digest, image.manifests, image.blobs,
+            "{} {}: {}, {}{tag}{whole}\n",
+            image.image,
+            image.digest,
+            counted(image.manifests, "manifest"),
+            counted(image.blobs, "blob"),
         ));
     }
     text.push_str(&format!(
-        "{} images: {} blobs and manifests, {}; {} were new\n",
-        report.images.len(),
+        "{}: {} blobs and manifests, {}; {} new\n",
+        counted(report.images.len(), "image"),
         report.blobs,
         bytes(report.bytes),
         report.new_blobs,
     ));
-    super::output::printable(&text)
+    printable(&text)
 }

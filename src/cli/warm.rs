@@ -13,7 +13,7 @@ use serde::Serialize;
 use self::registry::{Got, Read, Registry};
 use super::args::{WarmArgs, WarmPlatform};
 use super::client::{Client, given, of_listener};
-use super::output::{Console, Exit, Failure, Format, bytes, printable};
+use super::output::{Console, Exit, Failure, Format, bytes, counted, printable};
 use super::progress::Board;
 use super::{Variables, load};
 use crate::config::read_from_disk;
@@ -298,11 +298,11 @@ fn line(warm: &WarmImage) -> String {
         false => format!(" for {}", warm.platforms.join(", ")),
     };
     printable(&format!(
-        "{} {}{platforms}: {} manifests, {} blobs, {}; {} of {parts} were cached\n",
+        "{} {}{platforms}: {}, {}, {}; {} of {parts} parts were cached\n",
         warm.image,
         warm.digest,
-        warm.manifests,
-        warm.blobs,
+        counted(warm.manifests, "manifest"),
+        counted(warm.blobs, "blob"),
         bytes(warm.bytes),
         warm.cached,
     ))

@@ -196,6 +196,7 @@ fn failures_are_named_and_have_their_status() {
     let out = told(&bench.pierhead, &["export", "never/pulled:1", "--to", to]);
     assert_eq!(status(&out), Some(1), "{out}");
     assert!(out.stderr.contains("docker.io/never/pulled:1: it was never pulled"), "{out}");
+    assert!(!archive.exists(), "an archive without images");
     let out = told(&bench.pierhead, &["export", "no such name", "--to", to]);
     assert_eq!(status(&out), Some(2), "{out}");
     std::fs::write(&archive, b"no archive, however long it is".repeat(100)).expect("a file");
