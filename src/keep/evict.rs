@@ -87,7 +87,7 @@ impl Evictor {
             let doomed = order.take(&unit, &known);
             // What is being pulled loses only as much as has to be.
             let most = unit.is_active.then(|| goal - freed.bytes);
-            freed += self.evict(&unit, doomed, most, Reason::Room).await?;
+            freed += self.evict(&mut order, &unit, doomed, most, Reason::Room).await?;
         }
         let room = self.shared.blobs.room().await?;
         self.shared.metrics.room(&room);
@@ -111,7 +111,7 @@ impl Evictor {
             }
             if !linked {
                 let doomed = order.take(&unit, &known);
-                freed += self.evict(&unit, doomed, None, Reason::Unlinked).await?;
+                freed += self.evict(&mut order, &unit, doomed, None, Reason::Unlinked).await?;
             }
         }
         self.shared.metrics.room(&self.shared.blobs.room().await?);
@@ -148,7 +148,7 @@ impl Evictor {
                 (false, excess) => (unit.is_active.then_some(excess), Reason::Quota),
             };
             let doomed = order.take(&unit, &known);
-            let gone = self.evict(&unit, doomed, most, reason).await?;
+            let gone = self.evict(&mut order, &unit, doomed, most, reason).await?;
             if let Some(excess) = over.get_mut(&upstream) {
                 *excess = excess.saturating_sub(gone.bytes);
             }
@@ -161,6 +161,7 @@ impl Evictor {
     /// being read stays, and the rest of its image with it.
     async fn evict(
         &self,
+        order: &mut Order,
         unit: &Unit,
         doomed: Vec<(Digest, u64)>,
         most: Option<u64>,
@@ -180,7 +181,10 @@ impl Evictor {
                 // Of an image that is being pulled whatever is not read right now may go, if it
                 // must.
                 Evicted::InUse if unit.is_active => continue,
-                Evicted::InUse => break,
+                Evicted::InUse => {
+                    order.keep(unit);
+                    break;
+                }
             }
             self.shared.hot.forget_bytes(&digest);
             self.shared.gone(&digest).await;

@@ -159,6 +159,15 @@ impl Order {
         doomed.sort_by_key(|(is_manifest, bytes, _)| (*is_manifest, std::cmp::Reverse(*bytes)));
         doomed.into_iter().map(|(_, bytes, digest)| (digest, bytes)).collect()
     }
+
+    /// The unit stays after all: what it shares is needed again.
+    pub(super) fn keep(&mut self, unit: &Unit) {
+        for member in &unit.members {
+            if let Some(units) = self.shared.get_mut(member) {
+                *units += 1;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -207,6 +216,8 @@ mod tests {
             [(digest("cold layer"), 30), (digest("cold"), 1)]
         );
         order.take(&units[1], &table);
+        order.take(&units[2], &table);
+        order.keep(&units[2]);
         let last = order.take(&units[2], &table);
         assert_eq!(last, [(digest("base"), 100), (digest("hot layer"), 40), (digest("hot"), 1)]);
     }
