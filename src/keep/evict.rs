@@ -21,6 +21,9 @@ const SLACK_SHARE: u64 = 100;
 /// The most that is made free beyond what was asked for, in bytes.
 const SLACK_MAX_BYTES: u64 = 256 << 20;
 
+/// How often one request for room is tried.
+const PASSES_MAX: usize = 8;
+
 /// What the evictor is asked for.
 #[derive(Debug)]
 pub(super) enum Ask {
@@ -65,22 +68,41 @@ impl Evictor {
     }
 
     async fn make_room(&self, wanted: u64) -> Result<bool, StoreError> {
+        for _ in 0..PASSES_MAX {
+            let room = self.shared.blobs.room().await?;
+            self.shared.metrics.room(&room);
+            if room.available >= wanted {
+                return Ok(true);
+            }
+            let Some(freed) = self.free(wanted - room.available, room.max).await? else {
+                self.shared.metrics.refused("too_large");
+                return Ok(false);
+            };
+            tracing::debug!(wanted, freed = freed.bytes, blobs = freed.blobs, "made room");
+            if freed.bytes == 0 {
+                break;
+            }
+            // What was made free others may have taken at once: they do not wait in this line.
+        }
         let room = self.shared.blobs.room().await?;
         self.shared.metrics.room(&room);
-        if room.available >= wanted {
-            return Ok(true);
+        if room.available < wanted {
+            self.shared.metrics.refused("in_use");
         }
-        let lacking = wanted - room.available;
+        Ok(room.available >= wanted)
+    }
+
+    /// Evicts until `lacking` bytes and some more are free, in a store of `max`; how many are.
+    /// `None`, and nothing is evicted, where not even all that could go would do.
+    async fn free(&self, lacking: u64, max: u64) -> Result<Option<Collected>, StoreError> {
         let (mut order, known) = self.shared.order().await?;
         // What would not fit even into an emptied store must not empty it.
         if evictable(&order, &known) < lacking {
-            self.shared.metrics.refused("too_large");
-            return Ok(false);
+            return Ok(None);
         }
-        let slack = (room.max / SLACK_SHARE).min(SLACK_MAX_BYTES);
+        let goal = lacking.saturating_add((max / SLACK_SHARE).min(SLACK_MAX_BYTES));
         let mut freed = Collected::default();
         for unit in std::mem::take(&mut order.units) {
-            let goal = lacking.saturating_add(slack);
             if unit.is_pinned || freed.bytes >= goal {
                 break;
             }
@@ -89,13 +111,7 @@ impl Evictor {
             let most = unit.is_active.then(|| goal - freed.bytes);
             freed += self.evict(&mut order, &unit, doomed, most, Reason::Room).await?;
         }
-        let room = self.shared.blobs.room().await?;
-        self.shared.metrics.room(&room);
-        tracing::debug!(wanted, freed = freed.bytes, blobs = freed.blobs, "made room");
-        if room.available < wanted {
-            self.shared.metrics.refused("in_use");
-        }
-        Ok(room.available >= wanted)
+        Ok(Some(freed))
     }
 
     async fn collect(&self) -> Result<Collected, StoreError> {

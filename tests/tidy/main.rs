@@ -62,7 +62,17 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("indicatif", &["src/cli/progress.rs"]),
     ("tar", &["src/transfer/archive.rs", "src/transfer/tests/hostile.rs"]),
     ("toml", &["src/config/", "src/cli/node_config/tests.rs"]),
-    ("rustls", &["src/http/tls/", "src/upstream/http_transport.rs", "src/upstream/tests/tls.rs"]),
+    (
+        "rustls",
+        &[
+            "src/http/tls/",
+            "src/upstream/http_transport.rs",
+            "src/upstream/tests/tls.rs",
+            // Whoever speaks TLS sets up whom it trusts.
+            "src/cli/client.rs",
+            "src/telemetry/otlp.rs",
+        ],
+    ),
     ("tokio_rustls", &["src/http/tls/"]),
     ("instant_acme", &["src/http/tls/acme/"]),
     ("hyper_rustls", &["src/http/tls/acme/transport.rs"]),
