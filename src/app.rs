@@ -122,6 +122,9 @@ pub fn serve(config: Config) -> Result<(), AppError> {
 }
 
 async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<(), AppError> {
+    // Before anything else: a signal that comes while the storage is opened must not be lost, nor
+    // end the process.
+    let signals = Signals::listen()?;
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
@@ -244,7 +247,6 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
 
     workers.start(scrubbing);
 
-    let signals = Signals::listen()?;
     announce(schemes, address, admin_address);
     signals.wait_for_stop(&workers).await;
     drain(&tasks, config.server.drain_timeout).await;
@@ -289,7 +291,8 @@ fn transfers(config: &Config, holdings: Holdings, tasks: &Tasks) -> Transfers {
 /// The operator's API, for whoever can read the token in the storage.
 fn operator_api(config: &Config, parts: ApiParts) -> Result<Api, AppError> {
     let token = AdminToken::open(&config.storage.path)?;
-    let origins = Origins::new(parts.process.admin, config.public_url.clone());
+    let origins =
+        Origins::new(parts.process.admin, config.server.admin_has_tls(), config.public_url.clone());
     Ok(Api::new(parts, token, origins))
 }
 

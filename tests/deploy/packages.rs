@@ -204,6 +204,12 @@ fn the_chart_renders_what_pierhead_and_the_restricted_profile_take() {
     let config = text(&only(&everything, "ConfigMap")["data"]["pierhead.toml"]);
     assert!(config.contains("{{ braces }} and a tab:\tsurvive"), "{config}");
 
+    let encrypted = rendered(&helm, Some("encrypted.yaml"));
+    sound(&encrypted);
+    let pod = &only(&encrypted, "StatefulSet")["spec"]["template"]["spec"]["containers"][0];
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        assert_eq!(text(&pod[probe]["httpGet"]["scheme"]), "HTTPS", "{probe}");
+    }
     let ephemeral = rendered(&helm, Some("ephemeral.yaml"));
     sound(&ephemeral);
     assert!(only(&ephemeral, "StatefulSet")["spec"]["volumeClaimTemplates"].is_null());

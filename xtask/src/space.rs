@@ -86,6 +86,8 @@ pub(crate) fn run(
             .collect()
     });
     let (most_bytes, samples) = sampler.most();
+    // Its connections to the origin end with it, and then the origin's log is complete.
+    drop(pierhead);
     origin.settled_gets(&blobs[0])?;
     let hot: u64 = blobs[..HOT].iter().map(|blob| origin.gets(blob).0).sum();
     let after: u64 = blobs.iter().map(|blob| origin.gets(blob).0).sum();

@@ -39,3 +39,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
 {{- end -}}
 {{- end -}}
+
+{{- define "pierhead.probe" -}}
+{{- if eq .values.probes.kind "tcp" -}}
+tcpSocket:
+  port: registry
+{{- else -}}
+httpGet:
+  path: {{ .path }}
+  port: registry
+  scheme: {{ upper .values.probes.kind }}
+{{- end -}}
+{{- end -}}

@@ -18,6 +18,8 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 #[derive(Clone, Debug)]
 pub struct Origins {
     listen: SocketAddr,
+    /// The port that `Host` means where it names none.
+    default_port: u16,
     public_url: Option<Url>,
 }
 
@@ -33,9 +35,11 @@ pub enum OriginError {
 }
 
 impl Origins {
-    /// The operator's side listens on `listen`, and perhaps a proxy serves it at `public_url`.
-    pub const fn new(listen: SocketAddr, public_url: Option<Url>) -> Self {
-        Self { listen, public_url }
+    /// The operator's side listens on `listen`, with TLS or without, and perhaps a proxy serves it
+    /// at `public_url`.
+    pub const fn new(listen: SocketAddr, has_tls: bool, public_url: Option<Url>) -> Self {
+        let default_port = if has_tls { HTTPS_PORT } else { HTTP_PORT };
+        Self { listen, default_port, public_url }
     }
 
     /// The names that requests may use, for messages.
@@ -90,7 +94,7 @@ impl Origins {
         {
             return true;
         }
-        if port.unwrap_or(HTTP_PORT) != self.listen.port() {
+        if port.unwrap_or(self.default_port) != self.listen.port() {
             return false;
         }
         let ip = match host {
@@ -109,6 +113,8 @@ const HOST_SHOWN_CHARS_MAX: usize = 255;
 
 /// The port that `Host` means where it names none, on plain HTTP.
 const HTTP_PORT: u16 = 80;
+/// The same over TLS.
+const HTTPS_PORT: u16 = 443;
 
 /// A host, and its port if one was given.
 type Authority = (Host, Option<u16>);
@@ -150,16 +156,17 @@ mod tests {
     }
 
     fn local() -> Origins {
-        Origins::new("127.0.0.1:5001".parse().unwrap(), None)
+        Origins::new("127.0.0.1:5001".parse().unwrap(), false, None)
     }
 
     #[test]
     fn our_names_are_ours() {
         let behind = Origins::new(
             "10.0.0.7:5001".parse().unwrap(),
+            false,
             Some("https://Mirror.example".parse().unwrap()),
         );
-        let everywhere = Origins::new("[::]:5001".parse().unwrap(), None);
+        let everywhere = Origins::new("[::]:5001".parse().unwrap(), false, None);
         for (origins, host) in [
             (&local(), "127.0.0.1:5001"),
             (&local(), "localhost:5001"),
@@ -199,7 +206,7 @@ mod tests {
             assert_eq!(checked, Err(OriginError::Host(host.to_owned())), "{host}");
         }
         assert!(matches!(check(&local(), &[]), Err(OriginError::Host(_))));
-        let everywhere = Origins::new("0.0.0.0:5001".parse().unwrap(), None);
+        let everywhere = Origins::new("0.0.0.0:5001".parse().unwrap(), false, None);
         assert!(check(&everywhere, &[("host", "evil.example:5001")]).is_err());
     }
 
@@ -243,6 +250,7 @@ mod tests {
         assert_eq!(check(&local(), &both), Err(OriginError::CrossOrigin));
         let behind = Origins::new(
             "127.0.0.1:5001".parse().unwrap(),
+            false,
             Some("https://mirror.example".parse().unwrap()),
         );
         let host = ("host", "mirror.example");

@@ -31,6 +31,8 @@ const TOKEN_FILE_MODE: u32 = 0o600;
 
 /// The permissions of everybody but the owner.
 const OTHERS: u32 = 0o077;
+/// Permissions of those who are neither its owner nor of its group.
+const EVERYBODY: u32 = 0o007;
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
@@ -77,18 +79,12 @@ impl AdminToken {
     /// When the file cannot be read, written or protected, or holds no token.
     pub fn open(storage: &Path) -> Result<Self, TokenError> {
         let path = storage.join(TOKEN_FILE);
-        let token = match fs::symlink_metadata(&path) {
+        // Of a link, what it leads to counts.
+        let token = match fs::metadata(&path) {
             Ok(found) => {
                 let mode = found.permissions().mode();
-                if found.is_file() && mode & OTHERS != 0 {
-                    fs::set_permissions(&path, Permissions::from_mode(TOKEN_FILE_MODE))
-                        .map_err(file("protect", &path))?;
-                    tracing::warn!(
-                        path = %path.display(),
-                        mode = format!("{:03o}", mode & 0o777),
-                        "others could read the operator's token; the file is private now. If \
-                         somebody may have read it, remove it and restart"
-                    );
+                if mode & OTHERS != 0 {
+                    protect(&path, mode)?;
                 }
                 read(&path)?
             }
@@ -133,6 +129,26 @@ pub fn read(path: &Path) -> Result<Secret, TokenError> {
     let token = text.trim_end_matches(['\n', '\r']);
     let is_token = token.len() >= TOKEN_CHARS_MIN && token.bytes().all(|b| b.is_ascii_graphic());
     if is_token { Ok(Secret::new(token)) } else { Err(content()) }
+}
+
+/// Makes a token's file private. One that is brought along and cannot be changed, such as a mounted
+/// secret, may be readable by its group, and by nobody else.
+fn protect(path: &Path, mode: u32) -> Result<(), TokenError> {
+    let shown = format!("{:03o}", mode & 0o777);
+    match fs::set_permissions(path, Permissions::from_mode(TOKEN_FILE_MODE)) {
+        Ok(()) => tracing::warn!(
+            path = %path.display(),
+            mode = shown,
+            "others could read the operator's token; the file is private now. If somebody may have \
+             read it, remove it and restart"
+        ),
+        Err(error) if mode & EVERYBODY == 0 => tracing::warn!(
+            path = %path.display(), mode = shown, %error,
+            "the group of this file can read the operator's token"
+        ),
+        Err(error) => return Err(file("protect", path)(error)),
+    }
+    Ok(())
 }
 
 /// Writes a new token: whole or not at all, and never readable by others.

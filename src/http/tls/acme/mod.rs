@@ -161,9 +161,15 @@ impl AcmeWorker {
             tokio::time::timeout(TRY_TIME_MAX, obtain).await.map_err(|_| AcmeError::TimedOut)??;
         let pair = pair(issued.chain.as_bytes(), issued.key.expose().as_bytes(), self.clock.now())?;
         let facts = pair.facts.clone();
-        let store = self.store.clone();
-        blocking(move || store.set_certificate(issued.key.expose(), &issued.chain)).await?;
         self.current.set_pair(pair)?;
+        let store = self.store.clone();
+        let kept =
+            blocking(move || store.set_certificate(issued.key.expose(), &issued.chain)).await;
+        if let Err(error) = kept {
+            // It is issued and in use. To ask for another one, because this one is lost with the
+            // process, would eat what directories allow a name.
+            tracing::error!(%error, "the new certificate is in use, and could not be kept on disk");
+        }
         Ok(facts)
     }
 
