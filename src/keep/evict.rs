@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::catalogue::Known;
 use super::images::{Order, Unit};
 use super::metrics::Reason;
 use super::{Collected, Inner};
@@ -23,6 +23,9 @@ const SLACK_MAX_BYTES: u64 = 256 << 20;
 
 /// How often one request for room is tried.
 const PASSES_MAX: usize = 8;
+
+/// How long what no repository has a link to is left alone: it may be on its way in.
+const UNLINKED_FOR: Duration = Duration::from_secs(3600);
 
 /// What the evictor is asked for.
 #[derive(Debug)]
@@ -74,7 +77,8 @@ impl Evictor {
             if room.available >= wanted {
                 return Ok(true);
             }
-            let Some(freed) = self.free(wanted - room.available, room.max).await? else {
+            let lacking = room.shortfall.saturating_add(wanted - room.available);
+            let Some(freed) = self.free(lacking, room.max).await? else {
                 self.shared.metrics.refused("too_large");
                 return Ok(false);
             };
@@ -97,7 +101,7 @@ impl Evictor {
     async fn free(&self, lacking: u64, max: u64) -> Result<Option<Collected>, StoreError> {
         let (mut order, known) = self.shared.order().await?;
         // What would not fit even into an emptied store must not empty it.
-        if evictable(&order, &known) < lacking {
+        if order.evictable(&known) < lacking {
             return Ok(None);
         }
         let goal = lacking.saturating_add((max / SLACK_SHARE).min(SLACK_MAX_BYTES));
@@ -118,7 +122,9 @@ impl Evictor {
         let mut freed = self.enforce_limits().await?;
         let (mut order, known) = self.shared.order().await?;
         for unit in std::mem::take(&mut order.units) {
-            if unit.is_pinned || unit.is_active {
+            // An import records links when all of its content is here.
+            let age = self.shared.clock.now().since(unit.stored_at);
+            if unit.is_pinned || unit.is_active || age < UNLINKED_FOR {
                 continue;
             }
             let mut linked = false;
@@ -188,7 +194,16 @@ impl Evictor {
             if most.is_some_and(|most| freed.bytes >= most) {
                 break;
             }
-            match self.shared.blobs.evict(&digest).await? {
+            let evicted = match self.shared.blobs.evict(&digest).await {
+                Ok(evicted) => evicted,
+                // What cannot be removed must not keep everything else from going.
+                Err(error) => {
+                    tracing::error!(%digest, %error, "a blob cannot be evicted");
+                    order.keep(unit);
+                    break;
+                }
+            };
+            match evicted {
                 Evicted::Freed(bytes) => {
                     self.shared.metrics.evicted(reason, bytes);
                     freed += Collected { blobs: 1, bytes };
@@ -213,14 +228,6 @@ impl Evictor {
         }
         Ok(freed)
     }
-}
-
-/// What could be made free at most, in bytes: everything that no pin keeps.
-fn evictable(order: &Order, known: &HashMap<Digest, Known>) -> u64 {
-    let pinned: std::collections::HashSet<&Digest> =
-        order.units.iter().filter(|unit| unit.is_pinned).flat_map(|unit| &unit.members).collect();
-    let free = known.iter().filter(|(digest, _)| !pinned.contains(digest));
-    free.fold(0, |sum, (_, known)| sum.saturating_add(known.bytes))
 }
 
 impl std::ops::AddAssign for Collected {

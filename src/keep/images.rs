@@ -5,7 +5,6 @@
 //! whole images go before parts of others.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalogue::Known;
@@ -17,6 +16,10 @@ use crate::scope::UpstreamName;
 /// An image used this recently may be in the middle of being pulled: it goes after all others, and
 /// then only in parts.
 pub(super) const ACTIVE_FOR: Duration = Duration::from_secs(120);
+
+/// Stored manifests that one index can gather into one image. Real ones have a dozen platforms,
+/// each perhaps with its attestation.
+const PLATFORMS_MAX: usize = 64;
 
 /// An image, or a blob that belongs to none.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub(super) struct Order {
     pub(super) units: Vec<Unit>,
     /// In how many units each blob is.
     shared: HashMap<Digest, usize>,
+    /// What pins keep.
+    kept: HashSet<Digest>,
 }
 
 /// Builds the order. `pinned` are the digests of pinned manifests.
@@ -56,10 +61,8 @@ pub(super) fn order(
     pinned: &HashSet<Digest>,
     now: Timestamp,
 ) -> Order {
-    let mut named: HashSet<Digest> = HashSet::new();
-    for parts in known.values().filter_map(|known| known.parts.as_deref()) {
-        named.extend(parts.iter().filter(|part| known.contains_key(*part)));
-    }
+    let named: HashSet<Digest> = known.keys().flat_map(|digest| parts(known, digest)).collect();
+    let kept = kept(known, pinned);
     let roots = known.iter().filter(|(digest, _)| !named.contains(digest));
     let mut units: Vec<Unit> = roots
         .map(|(root, about)| Unit {
@@ -79,7 +82,7 @@ pub(super) fn order(
         *shared.entry(*member).or_default() += 1;
     }
     for unit in &mut units {
-        unit.judge(known, &shared, pinned, now);
+        unit.judge(known, &shared, &kept, now);
     }
     // Equal ones in some order that does not change from one look to the next.
     units.sort_by(|a, b| {
@@ -87,21 +90,46 @@ pub(super) fn order(
         let worth = |unit: &Unit| worth(&unit.used, unit.own_bytes, now);
         key(a).cmp(&key(b)).then_with(|| worth(a).cmp(&worth(b))).then_with(|| a.root.cmp(&b.root))
     });
-    Order { units, shared }
+    Order { units, shared, kept }
 }
 
-/// The root and everything stored that it leads to.
+/// What of the parts of a manifest is stored and goes with it.
+///
+/// A manifest can name anything. One that names manifests of another upstream, or a heap of them,
+/// does not make one image of them: each of those stays its own.
+fn parts(known: &HashMap<Digest, Known>, digest: &Digest) -> Vec<Digest> {
+    let Some(about) = known.get(digest) else { return Vec::new() };
+    let named = about.parts.as_deref().unwrap_or_default();
+    let stored = named.iter().filter_map(|part| Some((*part, known.get(part)?)));
+    let (manifests, mut parts): (Vec<_>, Vec<_>) =
+        stored.partition(|(_, part)| part.parts.is_some());
+    if manifests.len() <= PLATFORMS_MAX {
+        parts.extend(manifests.into_iter().filter(|(_, part)| part.upstream == about.upstream));
+    }
+    parts.into_iter().map(|(part, _)| part).collect()
+}
+
+/// What pins keep: everything below a pinned manifest, and the indexes that name it.
+fn kept(known: &HashMap<Digest, Known>, pinned: &HashSet<Digest>) -> HashSet<Digest> {
+    let below = pinned.iter().filter(|digest| known.contains_key(*digest));
+    let mut kept: HashSet<Digest> = below.flat_map(|digest| members(known, digest)).collect();
+    let names_one = |about: &Known| {
+        about.parts.as_deref().is_some_and(|parts| parts.iter().any(|part| pinned.contains(part)))
+    };
+    kept.extend(known.iter().filter(|(_, about)| names_one(about)).map(|(digest, _)| *digest));
+    kept
+}
+
+/// The root and everything stored that goes with it.
 fn members(known: &HashMap<Digest, Known>, root: &Digest) -> Vec<Digest> {
     let mut seen = HashSet::from([*root]);
     let mut members = vec![*root];
-    let mut open: Vec<Arc<[Digest]>> =
-        known.get(root).and_then(|known| known.parts.clone()).into_iter().collect();
-    while let Some(parts) = open.pop() {
-        for part in parts.iter() {
-            let Some(about) = known.get(part) else { continue };
-            if seen.insert(*part) {
-                members.push(*part);
-                open.extend(about.parts.clone());
+    let mut open = vec![*root];
+    while let Some(digest) = open.pop() {
+        for part in parts(known, &digest) {
+            if seen.insert(part) {
+                members.push(part);
+                open.push(part);
             }
         }
     }
@@ -113,11 +141,13 @@ impl Unit {
         &mut self,
         known: &HashMap<Digest, Known>,
         shared: &HashMap<Digest, usize>,
-        pinned: &HashSet<Digest>,
+        kept: &HashSet<Digest>,
         now: Timestamp,
     ) {
-        let is_own = |digest: &&Digest| shared.get(*digest).is_some_and(|units| *units == 1);
-        self.is_pinned = self.members.iter().any(|member| pinned.contains(member));
+        let is_own = |digest: &&Digest| {
+            shared.get(*digest).is_some_and(|units| *units == 1) && !kept.contains(*digest)
+        };
+        self.is_pinned = kept.contains(&self.root);
         self.own_bytes = self
             .members
             .iter()
@@ -132,7 +162,9 @@ impl Unit {
             let is_hotter = worth(&used, 1, now) > worth(&hottest, 1, now);
             if is_hotter { used } else { hottest }
         });
-        let last = self.members.iter().filter_map(|digest| Some(known.get(digest)?.used.last()));
+        // What it shares may be in use through others.
+        let own = self.members.iter().filter(is_own).chain([&self.root]);
+        let last = own.filter_map(|digest| Some(known.get(digest)?.used.last()));
         let last = last.max().unwrap_or_else(|| self.used.last());
         self.is_active = last > now || now.since(last) < ACTIVE_FOR;
     }
@@ -151,6 +183,7 @@ impl Order {
             let Some(units) = self.shared.get_mut(member) else { continue };
             *units = units.saturating_sub(1);
             if *units == 0
+                && !self.kept.contains(member)
                 && let Some(about) = known.get(member)
             {
                 doomed.push((about.parts.is_some(), about.bytes, *member));
@@ -158,6 +191,12 @@ impl Order {
         }
         doomed.sort_by_key(|(is_manifest, bytes, _)| (*is_manifest, std::cmp::Reverse(*bytes)));
         doomed.into_iter().map(|(_, bytes, digest)| (digest, bytes)).collect()
+    }
+
+    /// What could be made free at most, in bytes: everything that no pin keeps.
+    pub(super) fn evictable(&self, known: &HashMap<Digest, Known>) -> u64 {
+        let free = known.iter().filter(|(digest, _)| !self.kept.contains(*digest));
+        free.fold(0, |sum, (_, known)| sum.saturating_add(known.bytes))
     }
 
     /// The unit stays after all: what it shares is needed again.
@@ -267,6 +306,31 @@ mod tests {
         let flags: Vec<_> =
             order.units.iter().map(|unit| (unit.is_active, unit.is_pinned)).collect();
         assert_eq!(flags, [(false, false), (true, false), (false, true)]);
+    }
+
+    #[test]
+    fn an_index_that_names_what_is_not_its_own_gathers_nothing() {
+        let of = |upstream: &str, known: Known| Known {
+            upstream: Some(upstream.parse().unwrap()),
+            ..known
+        };
+        let names: Vec<String> = (0..=PLATFORMS_MAX).map(|n| format!("image {n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut entries = vec![
+            ("foreign", of("ghcr.io", known(1, 0, 9, Some(&["image 0", "image 1"])))),
+            ("heap", of("docker.io", known(1, 0, 9, Some(&names)))),
+        ];
+        for name in &names {
+            entries.push((name, of("docker.io", known(10, 100, 1, Some(&[])))));
+        }
+        let table = table(&entries);
+        let order = order(&table, &HashSet::from([digest("image 0")]), NOW);
+        let pinned: Vec<_> = order.units.iter().filter(|unit| unit.is_pinned).collect();
+        let indexes = [digest("foreign"), digest("heap")];
+        assert_eq!(pinned.len(), 3, "the image, and the indexes themselves");
+        assert!(order.units.iter().all(|unit| unit.members.len() == 1));
+        assert!(order.units.iter().all(|u| indexes.contains(&u.root) || !u.is_active));
+        assert_eq!(order.evictable(&table), 10 * PLATFORMS_MAX as u64);
     }
 
     #[test]

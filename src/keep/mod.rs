@@ -32,7 +32,7 @@ use self::settings::UpstreamLimits;
 use self::shelf::Shelf;
 use crate::background::{Tasks, Workers};
 use crate::clock::{Clock, Timestamp};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, Reference};
 use crate::scope::UpstreamName;
 use crate::store::{
     BlobStore, Hot, KeepingStore, MetaStore, Pin, RoomUse, StoreError, StoreErrorKind, Uses,
@@ -46,6 +46,9 @@ const ASKS_MAX: usize = 1024;
 
 /// Records of the metadata store read at a time, at the start.
 const PAGE: u32 = 1000;
+
+/// Manifests that are read to learn what one pinned image names.
+const LEARNT_MAX: usize = 256;
 
 /// The file systems' usual block: a blob takes whole ones.
 const BLOCK_BYTES: u64 = 4096;
@@ -297,7 +300,31 @@ impl Inner {
                 }
             }
         }
+        for digest in &pinned {
+            self.learn(digest).await;
+        }
         Ok(pinned)
+    }
+
+    /// Reads what a stored manifest names, and those that it names, where that is not known: an
+    /// earlier version, or a crash, has not written it down.
+    async fn learn(&self, manifest: &Digest) {
+        let mut open = vec![*manifest];
+        let mut left = LEARNT_MAX;
+        while let Some(digest) = open.pop() {
+            let Some(known) = self.catalogue.get(&digest) else { continue };
+            if known.parts.is_some() || known.bytes > blocks(MANIFEST_BYTES_MAX as u64) || left == 0
+            {
+                continue;
+            }
+            left -= 1;
+            let Ok(Some(blob)) = self.blobs.open(&digest).await else { continue };
+            let Ok(len) = usize::try_from(blob.len()) else { continue };
+            let Ok(bytes) = blob.read_at(0, len).await else { continue };
+            let Ok(manifest) = Manifest::parse(&bytes, None) else { continue };
+            self.catalogue.names(&digest, manifest.parts());
+            open.extend(manifest.children().iter().map(|child| child.digest));
+        }
     }
 }
 

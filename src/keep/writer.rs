@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::Keeper;
+use super::catalogue::{Catalogue, Changes};
 use super::evict::Ask;
 use crate::background::{Report, Round, Worker};
 use crate::store::StoreError;
@@ -32,25 +33,31 @@ impl Writer {
     /// Writes what has changed. What could not be written is due again.
     async fn write(&self) -> Result<(), StoreError> {
         let shared = &self.keeper.shared;
-        let changes = shared.catalogue.changes();
-        let written = async {
-            for gone in changes.gone.chunks(BATCH) {
-                shared.keeping.forget_usage(gone).await?;
-            }
-            for usage in changes.usage.chunks(BATCH) {
-                shared.keeping.put_usage(usage).await?;
-            }
-            for (manifest, parts) in &changes.parts {
-                shared.keeping.put_parts(manifest, parts).await?;
-            }
-            Ok(())
-        };
-        written.await.inspect_err(|_| shared.catalogue.not_written(&changes))
+        let mut due = Due { catalogue: &shared.catalogue, changes: shared.catalogue.changes() };
+        for gone in due.changes.gone.chunks(BATCH) {
+            shared.keeping.forget_usage(gone).await?;
+        }
+        for usage in due.changes.usage.chunks(BATCH) {
+            shared.keeping.put_usage(usage).await?;
+        }
+        for (manifest, parts) in &due.changes.parts {
+            shared.keeping.put_parts(manifest, parts).await?;
+        }
+        due.changes = Changes::default();
+        Ok(())
     }
 
     async fn tend(&self) -> Result<(), StoreError> {
         self.write().await?;
-        self.keeper.shared.metrics.room(&self.keeper.shared.blobs.room().await?);
+        let room = self.keeper.shared.blobs.room().await?;
+        self.keeper.shared.metrics.room(&room);
+        if room.shortfall > 0 && !self.keeper.make_room(1).await {
+            tracing::warn!(
+                bytes = room.shortfall,
+                "the cache is over storage.max_size, or the disk has less than storage.min_free, and \
+                 what is left in it cannot go"
+            );
+        }
         if !self.keeper.shared.limits.is_empty() {
             let (reply, answer) = oneshot::channel();
             if self.keeper.asks.send(Ask::Limits { reply }).await.is_ok()
@@ -60,6 +67,18 @@ impl Writer {
             }
         }
         Ok(())
+    }
+}
+
+/// Changes that are being written: due again when that fails, or is given up halfway.
+struct Due<'a> {
+    catalogue: &'a Catalogue,
+    changes: Changes,
+}
+
+impl Drop for Due<'_> {
+    fn drop(&mut self) {
+        self.catalogue.not_written(&self.changes);
     }
 }
 

@@ -89,6 +89,7 @@ impl Fetcher {
             upstream: upstream.clone(),
             scope: scope.clone(),
             digest,
+            bytes_max: self.settings.blob_bytes_max,
             slots: Arc::clone(&self.private_slots),
             condemned: self.condemned.clone(),
             metrics: self.metrics.clone(),

@@ -61,7 +61,7 @@ pub enum Progress {
 }
 
 impl Progress {
-    const fn is_terminal(&self) -> bool {
+    pub(super) const fn is_terminal(&self) -> bool {
         matches!(self, Self::Verified { .. } | Self::Failed(_))
     }
 }

@@ -154,6 +154,9 @@ pub struct Follower {
     trust: Trust,
     size: Option<u64>,
     lane: Lane,
+    /// Bytes of the flight were handed out: an answer that goes on by a transfer of its own is
+    /// right only if the flight was.
+    took_from_flight: bool,
     _following: Following,
 }
 
@@ -203,7 +206,8 @@ impl Follower {
             };
             (size, lane)
         };
-        Ok(Self { progress, trust, size, lane, _following: following })
+        let took_from_flight = false;
+        Ok(Self { progress, trust, size, lane, took_from_flight, _following: following })
     }
 
     /// Waits until upstream has answered: the blob's size in bytes, where it is known. Cancel-safe.
@@ -225,19 +229,18 @@ impl Follower {
 
     async fn read(&mut self, span: Range<u64>) -> Result<Option<Bytes>, ReadError> {
         loop {
-            if let Lane::Private(reader) = &mut self.lane
+            if let Lane::Private(reader) = &self.lane
                 && reader.will_pass(span.start)
             {
-                return Ok(reader.read(&span).await?);
+                return self.read_privately(span).await;
             }
-            if let Some(passing) = self.passing()
-                && !passing.has_kept(span.start)
-            {
-                if !passing.ring.covers(span.start) {
+            if let Some(passing) = self.passing() {
+                if !passing.has_kept(span.start) && !passing.ring.covers(span.start) {
                     self.fetch_privately(&passing, span.start).await?;
                     continue;
                 }
-                // Only for somebody who reads does more of it land.
+                // Only for somebody who reads does more of it land; also for one who is not there
+                // yet.
                 if !matches!(self.lane, Lane::Ring(_)) {
                     self.lane = Lane::Ring(passing.ring.reader(span.start));
                 }
@@ -247,6 +250,7 @@ impl Follower {
                 return Ok(None);
             }
             let mut span = span.start..end.min(span.end);
+            self.took_from_flight = true;
             let passing = match content {
                 Content::Kept(source) => return read_exactly(&*source, span).await.map(Some),
                 Content::Passing(passing) => passing,
@@ -298,6 +302,37 @@ impl Follower {
         }
     }
 
+    /// The next bytes by a transfer of its own. What that verifies are its own bytes: where others
+    /// were handed out before, the end of the answer waits for what becomes of the flight.
+    async fn read_privately(&mut self, mut span: Range<u64>) -> Result<Option<Bytes>, ReadError> {
+        let depends = self.took_from_flight && self.trust != Trust::Unverified;
+        let held_from = self.size.map(|size| size.saturating_sub(HOLD_BACK_BYTES));
+        if depends && held_from.is_some_and(|held| span.start >= held) {
+            self.flight_was_right().await?;
+        } else if depends && let Some(held) = held_from {
+            span.end = span.end.min(held);
+        }
+        let Lane::Private(reader) = &mut self.lane else {
+            return Err(FillError::Abandoned.into());
+        };
+        let read = reader.read(&span).await?;
+        if read.is_none() && depends {
+            // Without a size the end is what completes the answer.
+            self.flight_was_right().await?;
+        }
+        Ok(read)
+    }
+
+    /// Waits until the flight has ended, well.
+    async fn flight_was_right(&mut self) -> Result<(), FillError> {
+        let ended = self.progress.wait_for(Progress::is_terminal).await;
+        match &*ended.map_err(|_| FillError::Abandoned)? {
+            Progress::Verified { .. } => Ok(()),
+            Progress::Failed(error) => Err(error.clone()),
+            Progress::Asking | Progress::Growing { .. } => Err(FillError::Abandoned),
+        }
+    }
+
     /// Begins a transfer for this reader alone, which is at `offset`.
     async fn fetch_privately(&mut self, passing: &Passing, offset: u64) -> Result<(), FillError> {
         let slot = match std::mem::replace(&mut self.lane, Lane::Shared) {
@@ -307,7 +342,7 @@ impl Follower {
         };
         let verified = self.trust != Trust::Unverified;
         let source = Arc::clone(&passing.refetch);
-        let reader = PrivateReader::open(source, slot, offset, verified).await?;
+        let reader = PrivateReader::open(source, slot, self.size, offset, verified).await?;
         self.lane = Lane::Private(Box::new(reader));
         Ok(())
     }

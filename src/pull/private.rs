@@ -29,6 +29,8 @@ pub struct Refetch {
     pub scope: Scope,
     /// For what.
     pub digest: Digest,
+    /// The largest blob, in bytes.
+    pub bytes_max: u64,
     /// The transfers of this kind that may run in the whole process.
     pub slots: Arc<Semaphore>,
     /// Where content that turns out to be wrong is noted.
@@ -53,6 +55,8 @@ pub struct PrivateReader {
     /// Kept for as long as the transfer may go on.
     _slot: OwnedSemaphorePermit,
     body: BlobBody,
+    /// The blob's size in bytes, where the answer's head or this transfer said it.
+    size: Option<u64>,
     /// Hashes what comes; `None` for a bounded range, whose reader checks what it assembles.
     hasher: Option<Hasher>,
     /// What has come and was not handed out: each with its offset in the blob.
@@ -64,22 +68,34 @@ pub struct PrivateReader {
 }
 
 impl PrivateReader {
-    /// Begins a transfer for a reader that is at `offset`. `verified`: the whole of it is to be
-    /// verified.
+    /// Begins a transfer for a reader that is at `offset` and was promised a blob of `size` bytes,
+    /// where that is known. `verified`: the whole of it is to be verified.
     pub async fn open(
         source: Arc<Refetch>,
         slot: OwnedSemaphorePermit,
+        size: Option<u64>,
         offset: u64,
         verified: bool,
     ) -> Result<Self, FillError> {
         let from = if verified { 0 } else { offset };
         let body = source.upstream.get_blob(&source.scope.repo, &source.digest, from).await?;
+        if let (Some(promised), Some(actual)) = (size, body.size)
+            && promised != actual
+        {
+            tracing::warn!(
+                digest = %source.digest, promised, actual,
+                "upstream announces another size than a moment ago"
+            );
+            return Err(FillError::Abandoned);
+        }
+        let size = size.or(body.size);
         source.metrics.private_transfer();
         let hasher = verified.then(|| Hasher::new(source.digest.algorithm()));
         Ok(Self {
             source,
             _slot: slot,
             body,
+            size,
             hasher,
             waiting: VecDeque::new(),
             landed: from,
@@ -132,7 +148,7 @@ impl PrivateReader {
         if self.ended || self.hasher.is_none() {
             return self.landed;
         }
-        let held = self.body.size.map_or(self.landed, |total| total.max(HOLD_BACK_BYTES));
+        let held = self.size.map_or(self.landed, |total| total.max(HOLD_BACK_BYTES));
         self.landed.min(held.saturating_sub(HOLD_BACK_BYTES))
     }
 
@@ -142,6 +158,10 @@ impl PrivateReader {
                 hasher.update(&bytes);
             }
             let at = self.landed;
+            let max = self.size.unwrap_or(self.source.bytes_max);
+            if max.saturating_sub(at) < bytes.len() as u64 {
+                return Err(FillError::TooLarge { max });
+            }
             self.landed += bytes.len() as u64;
             self.waiting.push_back((at, bytes));
             return Ok(());
@@ -209,6 +229,7 @@ pub(in crate::pull) mod testing {
             upstream: Upstream::new(&settings, parts),
             scope: scope.clone(),
             digest: *digest,
+            bytes_max: u64::MAX,
             slots: Arc::new(Semaphore::new(1)),
             condemned: Condemned::new(clock, second),
             metrics: PullMetrics::new(&registry).unwrap(),

@@ -191,7 +191,7 @@ impl Exporter {
             digest,
             size: root.len,
             confirmed_at,
-            missing: found.missing.clone(),
+            missing: found.missing.iter().copied().collect(),
         };
         if !self.index.push(&entry) {
             self.failed(image, "the index is full; export fewer images at a time".to_owned());
@@ -206,7 +206,7 @@ impl Exporter {
             blobs: found.blobs.len(),
             bytes: manifests + blobs,
             complete: found.complete,
-            missing: found.missing.clone(),
+            missing: found.missing.iter().copied().collect(),
         });
     }
 

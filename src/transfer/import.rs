@@ -47,6 +47,9 @@ impl fmt::Debug for Importing {
     }
 }
 
+/// The most images of one archive.
+const IMAGES_MAX: usize = 4096;
+
 /// Takes in an OCI image layout in a tar stream.
 ///
 /// An image that is damaged or has no name is left out and named in the report. Runs on a thread
@@ -115,6 +118,9 @@ impl Importer {
         if self.importing.rename.is_some() && listed.len() != 1 {
             let why = format!("it holds {} images, and one name was given", listed.len());
             return Err(no_layout(&why).into());
+        }
+        if listed.len() > IMAGES_MAX {
+            return Err(no_layout(&format!("it lists more than {IMAGES_MAX} images")).into());
         }
         for image in &listed {
             self.image(image).await?;
@@ -187,6 +193,17 @@ impl Importer {
                 return Ok(());
             }
         };
+        // What came and went again, because the store has no room or somebody collected.
+        let gone =
+            |digest: &&Digest| self.carried.contains(*digest) && !listed.missing.contains(*digest);
+        if let Some(gone) = found.missing.iter().find(gone) {
+            let reason = format!(
+                "{gone} was removed before the import was over: there is not enough room for it, \
+                 or something collected; make storage.max_size larger and import it again"
+            );
+            self.report.failed.push(FailedImage { image: image.to_string(), reason });
+            return Ok(());
+        }
         // An image that was whole when it was written must not come out in parts.
         if let Some(damaged) = found.missing.iter().find(|d| self.report.damaged.contains(d)) {
             let reason = self.absence(damaged);
@@ -276,14 +293,9 @@ impl Importer {
                     kind: LinkKind::Manifest,
                 },
             )];
-            for child in part.manifest.children() {
-                links.push((child.digest, link(Some(child.size), LinkKind::Named)));
-            }
-            for blob in part.manifest.blobs().filter(|blob| !blob.foreign) {
-                let carried = here.contains(&blob.digest);
-                let kind = if carried { LinkKind::Blob } else { LinkKind::Named };
-                links.push((blob.digest, link(blob.size, kind)));
-            }
+            // What is only named proves nothing, and an archive can name anything.
+            let carried = part.manifest.blobs().filter(|blob| here.contains(&blob.digest));
+            links.extend(carried.map(|blob| (blob.digest, link(blob.size, LinkKind::Blob))));
             self.holdings.meta.put_links(scope, &links).await?;
             links.iter().for_each(|(digest, _)| self.holdings.hot.forget_link(scope, digest));
         }

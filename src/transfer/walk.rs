@@ -1,6 +1,6 @@
 //! What an image consists of, and what of that is there.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,6 +10,9 @@ use crate::store::StoreError;
 
 /// The most manifests of one image. Indexes come from strangers and may name each other at will.
 pub(super) const MANIFESTS_MAX: usize = 1024;
+
+/// The most bytes of manifests of one image: all of them are held in memory at once.
+const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
 /// Where the parts of an image may be found.
 #[async_trait]
@@ -40,7 +43,7 @@ pub(super) struct Walk {
     /// Blobs with their lengths in bytes, each once.
     pub(super) blobs: Vec<(Digest, u64)>,
     /// What is named and not there, each once.
-    pub(super) missing: Vec<Digest>,
+    pub(super) missing: BTreeSet<Digest>,
     /// Whether everything that one platform needs is there.
     pub(super) complete: bool,
 }
@@ -54,7 +57,10 @@ pub(super) enum WalkError {
     NotHere(Digest),
     #[error("{0} is no manifest that clients accept: {1}")]
     NoManifest(Digest, crate::oci::ManifestError),
-    #[error("it has more than {MANIFESTS_MAX} manifests")]
+    #[error(
+        "it has more than {MANIFESTS_MAX} manifests, or manifests of more than \
+         {MANIFEST_BYTES_MAX} bytes"
+    )]
     TooMany,
 }
 
@@ -69,17 +75,19 @@ pub(super) async fn walk(
     let mut walk = Walk::default();
     let mut queue = VecDeque::from([(root, media_type)]);
     let mut seen = HashSet::from([root]);
+    let mut manifest_bytes = 0_u64;
     while let Some((digest, hint)) = queue.pop_front() {
         let Some((bytes, own)) = shelf.manifest(&digest).await? else {
             if digest == root {
                 return Err(WalkError::NotHere(root));
             }
-            walk.missing.push(digest);
+            walk.missing.insert(digest);
             continue;
         };
         let manifest = Manifest::parse(&bytes, own.or(hint).as_ref())
             .map_err(|error| WalkError::NoManifest(digest, error))?;
-        if walk.manifests.len() == MANIFESTS_MAX {
+        manifest_bytes = manifest_bytes.saturating_add(bytes.len() as u64);
+        if walk.manifests.len() == MANIFESTS_MAX || manifest_bytes > MANIFEST_BYTES_MAX {
             return Err(WalkError::TooMany);
         }
         for child in manifest.children() {
@@ -89,7 +97,7 @@ pub(super) async fn walk(
             if is_wanted(child, platforms) {
                 queue.push_back((child.digest, child.media_type.clone()));
             } else {
-                walk.missing.push(child.digest);
+                walk.missing.insert(child.digest);
             }
         }
         let mut has_all = true;
@@ -118,7 +126,7 @@ async fn take_blob(
             Ok(true)
         }
         None => {
-            walk.missing.push(blob.digest);
+            walk.missing.insert(blob.digest);
             Ok(false)
         }
     }

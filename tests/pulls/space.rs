@@ -180,6 +180,39 @@ fn a_wrong_byte_in_a_passing_blob_is_not_passed_as_good() {
 }
 
 #[test]
+fn an_answer_that_began_with_wrong_bytes_does_not_end_well_by_another_transfer() {
+    let upstream = FaultyUpstream::start_blocking();
+    let size = 48 * MIB;
+    let digest = upstream.add_random_blob("library/a", 5, size);
+    // The first transfer has a wrong byte early on, and every other one is right.
+    upstream.fault(On::path(&*digest).get().once(), Fault::FlipByte(100_000));
+    let pierhead = pierhead(&upstream, TIGHT);
+    let url = blob_url(&pierhead, "library/a", &digest);
+    thread::scope(|scope| {
+        let mut taken = 0_u64;
+        let slow = scope.spawn(|| {
+            let answer = Request::new("GET", &*url).try_stream(|part| {
+                let began = taken == 0;
+                taken += part.len() as u64;
+                // Until the fast one has left it behind.
+                if began {
+                    wait_until("the ring has moved on", DEADLINE, || {
+                        (upstream.bytes_sent(&digest) >= 30 * MIB).then_some(())
+                    });
+                }
+            });
+            answer.map(|answer| answer.end)
+        });
+        wait_until("the slow one has begun", DEADLINE, || {
+            (upstream.bytes_sent(&digest) > 0).then_some(())
+        });
+        let fast = http::get(&*url);
+        assert_ne!(fast.end, End::Complete, "it had the wrong byte");
+        assert_ne!(slow.join().unwrap().unwrap(), End::Complete, "its first bytes were wrong");
+    });
+}
+
+#[test]
 fn the_limits_of_one_upstream_hold() {
     let upstream = FaultyUpstream::start_blocking();
     let images: Vec<_> = (0..6).map(|n| image(&upstream, n)).collect();

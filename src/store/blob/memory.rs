@@ -153,6 +153,7 @@ impl BlobStore for MemoryBlobs {
             free_on_disk: u64::MAX,
             min_free: 0,
             available: self.0.bytes_max.saturating_sub(state.used),
+            shortfall: 0,
         })
     }
 

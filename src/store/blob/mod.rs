@@ -140,6 +140,9 @@ pub struct RoomUse {
     pub min_free: u64,
     /// What may still be reserved.
     pub available: u64,
+    /// What would have to go before anything may be reserved: the cap was lowered, or something
+    /// else fills the disk.
+    pub shortfall: u64,
 }
 
 /// A store of blobs, shared by everything in the process.

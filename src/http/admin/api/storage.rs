@@ -158,7 +158,7 @@ pub(super) async fn storage(parts: &ApiParts) -> Storage {
 
 impl From<Usage> for StorageUsage {
     fn from(usage: Usage) -> Self {
-        let RoomUse { max, stored, reserved, others, free_on_disk, min_free, available } =
+        let RoomUse { max, stored, reserved, others, free_on_disk, min_free, available, .. } =
             usage.room;
         Self {
             max_bytes: (max != u64::MAX).then_some(max),

@@ -117,15 +117,26 @@ impl Ledger {
             free_on_disk: free,
             min_free: self.min_free,
             available: self.available(&state, others, free),
+            shortfall: self.shortfall(&state, others, free),
         }
     }
 
     fn available(&self, state: &State, others: u64, free_on_disk: u64) -> u64 {
+        let (taken, kept_free) = self.claims(state, others);
+        self.max.saturating_sub(taken).min(free_on_disk.saturating_sub(kept_free))
+    }
+
+    fn shortfall(&self, state: &State, others: u64, free_on_disk: u64) -> u64 {
+        let (taken, kept_free) = self.claims(state, others);
+        taken.saturating_sub(self.max).max(kept_free.saturating_sub(free_on_disk))
+    }
+
+    /// What is taken of the cap, and what the disk has to keep free.
+    fn claims(&self, state: &State, others: u64) -> (u64, u64) {
         let headroom = (self.max / HEADROOM_SHARE).clamp(HEADROOM_MIN_BYTES, HEADROOM_MAX_BYTES);
         let taken = [state.stored, state.held, others, headroom];
-        let by_cap = taken.into_iter().fold(self.max, u64::saturating_sub);
-        let by_disk = free_on_disk.saturating_sub(self.min_free).saturating_sub(state.unallocated);
-        by_cap.min(by_disk)
+        let taken = taken.into_iter().fold(0, u64::saturating_add);
+        (taken, self.min_free.saturating_add(state.unallocated))
     }
 
     /// Allocated bytes below the root that are neither blobs nor spool.
@@ -355,7 +366,9 @@ mod tests {
         let roomy = Ledger::new(root.path(), u64::MAX, 0, 0).room();
         assert!(roomy.available > 0, "{roomy:?}");
         let ledger = Ledger::new(root.path(), u64::MAX, u64::MAX / 2, 0);
-        assert_eq!(ledger.room().available, 0, "min_free is more than the disk has");
+        let room = ledger.room();
+        assert_eq!(room.available, 0, "min_free is more than the disk has");
+        assert!(room.shortfall > 0, "{room:?}");
         assert!(Arc::new(ledger).take(1).is_err());
     }
 
@@ -366,6 +379,10 @@ mod tests {
         fs::write(root.path().join("meta-v1.sqlite"), vec![1; 2 * MIB as usize]).unwrap();
         let after = ledger.room();
         assert!(after.others >= 2 * MIB && after.available <= before - 2 * MIB, "{after:?}");
+        assert_eq!(after.shortfall, 0);
+        fs::write(root.path().join("more"), vec![1; 9 * MIB as usize]).unwrap();
+        let over = ledger.room();
+        assert!(over.available == 0 && over.shortfall >= MIB, "{over:?}");
     }
 
     #[test]

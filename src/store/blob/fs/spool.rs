@@ -102,9 +102,17 @@ impl Spool for FsSpool {
                 // Another one was quicker. Ours is discarded.
                 None
             } else {
+                // One that cannot be right has its name, and loses it now.
+                let replaced = fs::symlink_metadata(&target).ok();
                 fs::rename(&self.path, &target)
                     .map_err(|cause| StoreError::io(doing("give its name to"), cause))?;
                 self.renamed = true;
+                if let Some(replaced) = replaced {
+                    match leases.get(&digest) {
+                        Some(lease) => lease.removed(),
+                        None => self.shared.ledger.removed(allocated(&replaced)),
+                    }
+                }
                 self.lease.stored(allocated(&metadata));
                 leases.put(&digest, &self.lease);
                 let (file, lease) = (Arc::clone(&self.file), Arc::clone(&self.lease));
@@ -112,7 +120,11 @@ impl Spool for FsSpool {
             }
         };
         if let Some(blob) = blob {
-            sync_dir(&dir)?;
+            // The content is there, under its name, and right. Should the machine crash before the
+            // name is on the disk, it is fetched again.
+            if let Err(error) = sync_dir(&dir) {
+                tracing::warn!(%digest, %error, "a blob's name may not survive a crash");
+            }
             return Ok(blob);
         }
         match self.shared.open_blob(&digest)? {
