@@ -189,8 +189,8 @@ fn an_answer_that_began_with_wrong_bytes_does_not_end_well_by_another_transfer()
     let pierhead = pierhead(&upstream, TIGHT);
     let url = blob_url(&pierhead, "library/a", &digest);
     thread::scope(|scope| {
-        let mut taken = 0_u64;
         let slow = scope.spawn(|| {
+            let mut taken = 0_u64;
             let answer = Request::new("GET", &*url).try_stream(|part| {
                 let began = taken == 0;
                 taken += part.len() as u64;
@@ -210,6 +210,7 @@ fn an_answer_that_began_with_wrong_bytes_does_not_end_well_by_another_transfer()
         assert_ne!(fast.end, End::Complete, "it had the wrong byte");
         assert_ne!(slow.join().unwrap().unwrap(), End::Complete, "its first bytes were wrong");
     });
+    assert_eq!(pierhead.metric("pierhead_private_transfers_total", &[]), 1.0);
 }
 
 #[test]
