@@ -89,11 +89,14 @@ pub(super) async fn export(
     let target = Destination::new(&args.to)?;
     let worker = Worker::find(&args.target, variables, false, console).await?;
     let meter = Meter::bytes("exporting");
-    let counted = meter.clone();
-    let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let saving = folder::save(pieces, target.sink()?, move |len| counted.passed(len));
+    let (out, produced) = mpsc::channel(PIECES_WAITING_MAX);
+    let (counted, pieces) = mpsc::channel(PIECES_WAITING_MAX);
+    let saving = folder::save(pieces, target.sink()?);
     let work = async {
-        let (sent, saved) = join(send_export(worker, args, out), saving).await;
+        // Both ends may be threads that run on: they end when nothing is passed between them.
+        let passing = pass(produced, counted, &meter);
+        let sending = send_export(worker, args, out);
+        let (sent, ((), saved)) = join(sending, join(passing, saving)).await;
         // What went wrong at the source says more than a stream that is cut off.
         sent?;
         saved.map_err(failure)
@@ -252,15 +255,14 @@ impl Destination {
             }
             return Ok(Self::Standard);
         }
+        // A directory gets its files when it is whole: `folder` sees to that.
         let with_slash = to.as_os_str().as_encoded_bytes().ends_with(b"/");
         if !with_slash && !to.is_dir() {
             let mut unfinished = to.as_os_str().to_owned();
             unfinished.push(".unfinished");
             return Ok(Self::File { path: to.to_owned(), unfinished: unfinished.into() });
         }
-        let failed = |error| unusable(to, error);
-        fs::create_dir_all(to).map_err(failed)?;
-        if fs::read_dir(to).map_err(failed)?.next().is_some() {
+        if to.exists() && fs::read_dir(to).map_err(|e| unusable(to, e))?.next().is_some() {
             let message = format!("{} is not empty", to.display());
             return Err(Failure::new(Exit::No, "exists", message));
         }
