@@ -332,14 +332,15 @@ Exit status: 0 all of them, 1 some failed (and are named), 2 the command line or
 not right, 3 no server answers.";
 
 const AFTER_TRANSFER: &str = "\
-A running Pierhead does it. Where none answers and none was named with --url or PIERHEAD_URL, the
-storage of the configuration is opened directly.
+A running Pierhead does it. Where nobody listens at server.admin_listen and no other was named with
+--url or PIERHEAD_URL, the storage of the configuration is opened directly, by the user that it
+belongs to. `import` makes one that is not there only where storage.path is set.
 Examples:
   pierhead export debian:12 ghcr.io/owner/app:1 --to images.tar
   pierhead export --all --platform linux/amd64 --to - | ssh inside pierhead import -
   pierhead import layout.tar --as internal.example/app:1
 Exit status: 0 all of it, 1 some of it failed (and is named), 2 the command line or the configuration
-is not right, 3 the server that was named could not be reached or refused us.";
+is not right, 3 the server could not be reached or refused us.";
 
 const AFTER_CLIENT: &str = "\
 The server is found by --url, else PIERHEAD_URL, else server.admin_listen of the configuration; its

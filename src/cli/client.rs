@@ -18,12 +18,15 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use url::Url;
 
 use super::args::Target;
 use super::output::{Console, Exit, Failure, Format};
 use super::{load, variable};
+use crate::config::Config;
 use crate::http::admin::api::PREFIX;
 use crate::http::admin::api::error::ErrorBody;
 use crate::http::admin::api::token::{self, TOKEN_FILE};
@@ -109,7 +112,7 @@ impl Client {
                 let config = config.map_err(Failure::usage)?;
                 let base = match url {
                     Some(url) => given(&url)?,
-                    None => of_listener(config.server.admin_listen, config.server.admin_has_tls())?,
+                    None => listener(&config)?,
                 };
                 (base, file.unwrap_or_else(|| config.storage.path.join(TOKEN_FILE)))
             }
@@ -350,7 +353,23 @@ pub(super) fn http(
         .map_err(|error| bad(root_cause(&error)))
 }
 
-fn shown(url: &Url) -> &str {
+/// Where the operator's side of that configuration answers on this machine.
+pub(super) fn listener(config: &Config) -> Result<Url, Failure> {
+    of_listener(config.server.admin_listen, config.server.admin_has_tls())
+}
+
+/// Whether nobody listens there. Silence, or an address that is not reached, is no such answer.
+pub(super) async fn refuses(url: &Url) -> bool {
+    let Ok(addresses) = url.socket_addrs(|| None) else { return false };
+    let connecting = TcpStream::connect(&*addresses);
+    matches!(
+        timeout(CONNECT_TIMEOUT, connecting).await,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// A server's address, for messages.
+pub(super) fn shown(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
 }
 
@@ -389,5 +408,14 @@ mod tests {
             assert_eq!(found.as_str(), url);
         }
         assert!(of_listener("127.0.0.1:0".parse().unwrap(), false).is_err());
+    }
+
+    #[tokio::test]
+    async fn only_a_closed_port_refuses() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = of_listener(listener.local_addr().unwrap(), false).unwrap();
+        assert!(!refuses(&url).await);
+        drop(listener);
+        assert!(refuses(&url).await);
     }
 }

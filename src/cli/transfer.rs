@@ -1,6 +1,8 @@
 //! `pierhead export` and `pierhead import`: through a running Pierhead, or on its storage while
 //! none runs.
 
+mod worker;
+
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
@@ -9,76 +11,21 @@ use bytes::Bytes;
 use futures_util::future::join;
 use tokio::sync::mpsc;
 
-use super::args::{ExportArgs, ImportArgs, Target};
-use super::client::{Client, URL_VARIABLE};
+use self::worker::Worker;
+use super::Variables;
+use super::args::{ExportArgs, ImportArgs};
 use super::output::{Console, Exit, Failure, Format, bytes, counted, printable};
 use super::progress::Meter;
-use super::{Variables, load, variable};
-use crate::app;
-use crate::config::Config;
 use crate::http::admin::api::transfer::image_ref;
 use crate::pull::naming::Naming;
-use crate::store::StoreErrorKind;
 use crate::transfer::folder::{self, Sink, Source};
 use crate::transfer::{
-    self, ExportReport, ExportedImage, Exporting, FailedImage, Holdings, ImportReport, Importing,
+    self, ExportReport, ExportedImage, Exporting, FailedImage, ImportReport, Importing,
     PIECES_WAITING_MAX, Pieces, TagOutcome, TransferError,
 };
 
 /// The name that stands for the standard input or output.
 const STANDARD: &str = "-";
-
-/// Who does the work.
-enum Worker {
-    Server(Client),
-    Storage(Box<Config>, Holdings),
-}
-
-impl Worker {
-    /// The server that was named or configured; if none was named and none answers, the storage.
-    async fn find(
-        target: &Target,
-        variables: &Variables,
-        creates: bool,
-        console: &mut Console<'_>,
-    ) -> Result<Self, Failure> {
-        let named = target.url.is_some() || variable(variables, URL_VARIABLE).is_some();
-        let absence = match Client::new(target, variables) {
-            Ok(client) => match client.get("status", &[]).await {
-                Ok(_) => {
-                    console
-                        .complain(&format!("note: the Pierhead at {} does it\n", client.shown()));
-                    return Ok(Self::Server(client));
-                }
-                Err(failure) => failure,
-            },
-            Err(failure) => failure,
-        };
-        if named || !matches!(absence.code.as_str(), "unreachable" | "no_token") {
-            return Err(absence);
-        }
-        let config = load(target.config.clone(), variables.clone()).1.map_err(Failure::usage)?;
-        let path = &config.storage.path;
-        if !creates && !path.exists() {
-            let message = format!("there is no storage at {}", path.display());
-            return Err(Failure::new(Exit::No, "no_storage", message)
-                .help("name its configuration with --config, or a running Pierhead with --url"));
-        }
-        let holdings = app::open_holdings(&config).await.map_err(|error| {
-            if error.kind() == StoreErrorKind::Locked {
-                let message = format!("{error}, and its operator's side does not answer");
-                return Failure::new(Exit::NoServer, "locked", message)
-                    .help("name its address with --url, or stop it");
-            }
-            Failure::new(Exit::No, "storage", error)
-        })?;
-        console.complain(&format!(
-            "note: no Pierhead runs here; the storage {} is opened directly\n",
-            path.display()
-        ));
-        Ok(Self::Storage(Box::new(config), holdings))
-    }
-}
 
 /// Writes images.
 pub(super) async fn export(
@@ -89,11 +36,14 @@ pub(super) async fn export(
     let target = Destination::new(&args.to)?;
     let worker = Worker::find(&args.target, variables, false, console).await?;
     let meter = Meter::bytes("exporting");
-    let counted = meter.clone();
-    let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let saving = folder::save(pieces, target.sink()?, move |len| counted.passed(len));
+    let (out, produced) = mpsc::channel(PIECES_WAITING_MAX);
+    let (counted, pieces) = mpsc::channel(PIECES_WAITING_MAX);
+    let saving = folder::save(pieces, target.sink()?);
     let work = async {
-        let (sent, saved) = join(send_export(worker, args, out), saving).await;
+        // Both ends may be threads that run on: they end when nothing is passed between them.
+        let passing = pass(produced, counted, &meter);
+        let sending = send_export(worker, args, out);
+        let (sent, ((), saved)) = join(sending, join(passing, saving)).await;
         // What went wrong at the source says more than a stream that is cut off.
         sent?;
         saved.map_err(failure)
@@ -252,15 +202,14 @@ impl Destination {
             }
             return Ok(Self::Standard);
         }
+        // A directory gets its files when it is whole: `folder` sees to that.
         let with_slash = to.as_os_str().as_encoded_bytes().ends_with(b"/");
         if !with_slash && !to.is_dir() {
             let mut unfinished = to.as_os_str().to_owned();
             unfinished.push(".unfinished");
             return Ok(Self::File { path: to.to_owned(), unfinished: unfinished.into() });
         }
-        let failed = |error| unusable(to, error);
-        fs::create_dir_all(to).map_err(failed)?;
-        if fs::read_dir(to).map_err(failed)?.next().is_some() {
+        if to.exists() && fs::read_dir(to).map_err(|e| unusable(to, e))?.next().is_some() {
             let message = format!("{} is not empty", to.display());
             return Err(Failure::new(Exit::No, "exists", message));
         }

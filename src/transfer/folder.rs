@@ -14,11 +14,18 @@ use super::report::ExportReport;
 use super::{ArchiveError, PIECE_BYTES, PIECES_WAITING_MAX, Pieces, TransferError, on_a_thread};
 use crate::oci::{Algorithm, Digest};
 
+/// The folder of a layout that holds its content.
+const BLOBS_FOLDER: &str = "blobs";
+
+/// Ends the name of what is not whole yet.
+const UNFINISHED: &str = ".unfinished";
+
 /// Where an archive goes.
 pub enum Sink {
     /// As it is, into something that is written to.
     Archive(Box<dyn Write + Send>),
-    /// Its files, into this directory, which exists.
+    /// Its files, into this directory, which is empty or not there. It has nothing of an export
+    /// that does not come to its end, or has no image.
     Folder(PathBuf),
 }
 
@@ -31,22 +38,18 @@ impl fmt::Debug for Sink {
     }
 }
 
-/// Writes an export to where it belongs and returns what it says about itself. `passed` is told
-/// of every piece's length in bytes.
+/// Writes an export to where it belongs and returns what it says about itself.
 ///
-/// Runs on a thread of its own; cancel-safe as the export is: what was written stays unfinished.
+/// Runs on a thread of its own, until `pieces` ends, also if the future is dropped. A directory
+/// is then cleaned up there; what an archive was written to is its owner's.
 ///
 /// # Errors
 /// When the archive is not whole, or cannot be written.
-pub async fn save(
-    pieces: Pieces,
-    sink: Sink,
-    passed: impl FnMut(usize) + Send + 'static,
-) -> Result<ExportReport, TransferError> {
+pub async fn save(pieces: Pieces, sink: Sink) -> Result<ExportReport, TransferError> {
     on_a_thread(async move {
         match sink {
-            Sink::Archive(writer) => save_archive(pieces, writer, passed).await,
-            Sink::Folder(root) => save_folder(pieces, &root, passed).await,
+            Sink::Archive(writer) => save_archive(pieces, writer).await,
+            Sink::Folder(root) => save_folder(pieces, &root).await,
         }
     })
     .await
@@ -56,7 +59,6 @@ pub async fn save(
 async fn save_archive(
     mut pieces: Pieces,
     mut writer: Box<dyn Write + Send>,
-    mut passed: impl FnMut(usize),
 ) -> Result<ExportReport, TransferError> {
     let (copy, copied) = mpsc::channel(PIECES_WAITING_MAX);
     let writing = async {
@@ -65,7 +67,6 @@ async fn save_archive(
                 writer
                     .write_all(bytes)
                     .map_err(|error| TransferError::file("write the archive", error))?;
-                passed(bytes.len());
             }
             // Whoever reads along has stopped for a reason of its own, which counts.
             if copy.send(piece).await.is_err() {
@@ -90,11 +91,79 @@ async fn save_archive(
     written.map(|()| report)
 }
 
-async fn save_folder(
-    pieces: Pieces,
-    root: &Path,
-    mut passed: impl FnMut(usize),
-) -> Result<ExportReport, TransferError> {
+async fn save_folder(pieces: Pieces, root: &Path) -> Result<ExportReport, TransferError> {
+    let unfinished = Unfinished::begin(root)?;
+    let report = save_files(pieces, &unfinished.at).await?;
+    // A layout without any image is of no use to anybody.
+    if !report.images.is_empty() || report.failed.is_empty() {
+        unfinished.keep()?;
+    }
+    Ok(report)
+}
+
+/// A layout in the making, which goes away unless it is kept.
+struct Unfinished {
+    /// Where it is made.
+    at: PathBuf,
+    /// What it becomes.
+    root: PathBuf,
+    /// Whether that directory was there before: it may be a mount point, and is not replaced.
+    into: bool,
+}
+
+impl Unfinished {
+    fn begin(root: &Path) -> Result<Self, TransferError> {
+        let into = root.is_dir();
+        let failed = |error| TransferError::file(format_args!("use {}", root.display()), error);
+        let at = if into {
+            if fs::read_dir(root).map_err(failed)?.next().is_some() {
+                return Err(failed(io::ErrorKind::DirectoryNotEmpty.into()));
+            }
+            root.join(UNFINISHED)
+        } else {
+            let name = root.file_name().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+            let mut name = name.to_owned();
+            name.push(UNFINISHED);
+            let at = root.with_file_name(name);
+            if let Some(parent) = at.parent() {
+                fs::create_dir_all(parent).map_err(failed)?;
+            }
+            at
+        };
+        // What is there may be the work of another export, which is not disturbed.
+        fs::create_dir(&at)
+            .map_err(|error| TransferError::file(format_args!("begin {}", at.display()), error))?;
+        Ok(Self { at, root: root.to_owned(), into })
+    }
+
+    /// It is whole.
+    fn keep(self) -> Result<(), TransferError> {
+        let failed =
+            |error| TransferError::file(format_args!("finish {}", self.root.display()), error);
+        if !self.into {
+            return fs::rename(&self.at, &self.root).map_err(failed);
+        }
+        // It is a layout when the index is there.
+        for name in [BLOBS_FOLDER, LAYOUT_FILE, INDEX_FILE] {
+            match fs::rename(self.at.join(name), self.root.join(name)) {
+                // Without images there are no blobs.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                moved => moved.map_err(failed)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Not there if it got its name. If it cannot be removed, its name tells what it is.
+        let _ = fs::remove_dir_all(&self.at);
+    }
+}
+
+/// Writes the files of a layout into `root`, each to the disk before the next.
+async fn save_files(pieces: Pieces, root: &Path) -> Result<ExportReport, TransferError> {
     let mut archive = Reader::new(pieces);
     let mut report = None;
     while let Some(member) = archive.next().await? {
@@ -116,8 +185,8 @@ async fn save_folder(
             OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
         while let Some(piece) = archive.piece().await? {
             file.write_all(&piece).map_err(failed)?;
-            passed(piece.len());
         }
+        file.sync_all().map_err(failed)?;
     }
     read_report(report)
 }
@@ -177,7 +246,7 @@ async fn send_folder(
         send_file(root, name, out).await?;
     }
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-        let folder = root.join("blobs").join(algorithm.as_str());
+        let folder = root.join(BLOBS_FOLDER).join(algorithm.as_str());
         let failed = |error| TransferError::file(format_args!("read {}", folder.display()), error);
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,

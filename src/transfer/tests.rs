@@ -372,8 +372,7 @@ async fn a_directory_holds_the_same_layout() {
     let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let exporting = images(&[tagged("library/a", "1")]);
     let folder = || Sink::Folder(dir.path().to_owned());
-    let (sent, saved) =
-        join(export(here.clone(), exporting, out), save(pieces, folder(), |_| {})).await;
+    let (sent, saved) = join(export(here.clone(), exporting, out), save(pieces, folder())).await;
     assert_eq!(sent.unwrap(), saved.unwrap());
     assert_eq!(
         std::fs::read(dir.path().join("blobs/sha256").join(blobs[1].encoded())).unwrap(),
@@ -392,9 +391,63 @@ async fn a_directory_holds_the_same_layout() {
     // What is there is not overwritten.
     let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let exporting = images(&[tagged("library/a", "1")]);
-    let (sent, twice) = join(export(here, exporting, out), save(pieces, folder(), |_| {})).await;
+    let (sent, twice) = join(export(here, exporting, out), save(pieces, folder())).await;
     assert!(matches!(twice, Err(TransferError::File { .. })), "{twice:?}");
     assert!(sent.is_err());
+}
+
+#[tokio::test]
+async fn a_directory_has_the_whole_layout_or_nothing() {
+    let here = holdings();
+    let a = scope("library/a");
+    let (manifest, _) = here.image(&a, &[&[5; 400_000]]).await;
+    here.tag(&a, "1", manifest, NOW).await;
+    let (report, archive) = here.exported(images(&[tagged("library/a", "1")])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let names = |of: &std::path::Path| {
+        let entries = std::fs::read_dir(of).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let (fresh, empty) = (dir.path().join("fresh"), dir.path().join("empty"));
+    std::fs::create_dir(&empty).unwrap();
+    let sink = |root: &std::path::Path| Sink::Folder(root.to_owned());
+    for len in [0, 1, 512, 5000, archive.len() / 2, archive.len() - 1025] {
+        for root in [&fresh, &empty] {
+            let cut = save(stream(&archive[..len], 5000), sink(root)).await;
+            assert!(matches!(cut, Err(TransferError::Archive(_))), "{len}: {cut:?}");
+            assert_eq!(names(dir.path()), ["empty"], "{len}");
+            assert_eq!(names(&empty), [""; 0], "{len}");
+        }
+    }
+
+    // Somebody gives up in the middle: what was begun goes when the stream does.
+    for root in [&fresh, &empty] {
+        let (out, pieces) = mpsc::channel(PIECES_WAITING_MAX);
+        let mut saving = Box::pin(save(pieces, sink(root)));
+        let half = bytes::Bytes::copy_from_slice(&archive[..archive.len() / 2]);
+        assert!(futures_util::poll!(&mut saving).is_pending());
+        out.send(Ok(half)).await.unwrap();
+        let begun = || names(dir.path()).len() + names(&empty).len() == 2;
+        while !begun() {
+            tokio::task::yield_now().await;
+        }
+        drop((saving, out));
+        while begun() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((names(dir.path()), names(&empty)), (vec!["empty".to_owned()], vec![]));
+    }
+
+    for root in [&fresh, &empty] {
+        assert_eq!(save(stream(&archive, 5000), sink(root)).await.unwrap(), report);
+        assert_eq!(names(root), ["blobs", "index.json", "oci-layout"]);
+        let twice = save(stream(&archive, 5000), sink(root)).await;
+        assert!(matches!(twice, Err(TransferError::File { .. })), "{twice:?}");
+        assert_eq!(names(root), ["blobs", "index.json", "oci-layout"]);
+    }
+    assert_eq!(names(dir.path()), ["empty", "fresh"]);
 }
 
 #[tokio::test]
@@ -408,10 +461,10 @@ async fn an_archive_is_saved_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.tar");
     let sink = || Sink::Archive(Box::new(std::fs::File::create(&path).unwrap()));
-    assert_eq!(save(stream(&archive, 5000), sink(), |_| {}).await.unwrap(), report);
+    assert_eq!(save(stream(&archive, 5000), sink()).await.unwrap(), report);
     assert_eq!(std::fs::read(&path).unwrap(), archive);
     for len in [0, 1, 512, 5000, archive.len() - 1025] {
-        let cut = save(stream(&archive[..len], 5000), sink(), |_| {}).await;
+        let cut = save(stream(&archive[..len], 5000), sink()).await;
         assert!(matches!(cut, Err(TransferError::Archive(_))), "{len}: {cut:?}");
     }
 }

@@ -208,3 +208,56 @@ fn failures_are_named_and_have_their_status() {
         .output();
     assert_eq!(status(&out), Some(3), "{out}");
 }
+
+#[test]
+fn a_storage_is_not_opened_or_made_by_mistake() {
+    let mut pierhead = pierhead("http://127.0.0.1:1");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(dir.path().join("x.tar"), b"no archive".repeat(100)).expect("a file");
+    let (_, address) = pierhead.admin_url().split_once("://").expect("a URL");
+    let server = format!("[server]\nadmin_listen = \"{address}\"\n");
+    let storage = "[storage]\npath = \"storage\"\n";
+    // In another directory, with what is configured there.
+    let run = |config: &str, args: &str| {
+        std::fs::write(dir.path().join("here.toml"), config).expect("a file");
+        let script = format!("cd \"$1\" && exec \"$0\" {args} --config here.toml");
+        let run = Run::new("sh").args(["-c", &script]).arg(binary()).arg(dir.path());
+        let out = run.output();
+        (out.status.and_then(|status| status.code()), out)
+    };
+    let made = || {
+        let entries = std::fs::read_dir(dir.path()).expect("a directory");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<_> = names.filter_map(|name| name.into_string().ok()).collect();
+        names.retain(|name| !matches!(name.as_str(), "here.toml" | "x.tar"));
+        names
+    };
+    let (import, export) = ("import x.tar", "export --all --to y.tar");
+
+    // One runs, and its token is elsewhere.
+    for config in [server.clone(), format!("{server}{storage}")] {
+        for args in [import, export] {
+            let (status, out) = run(&config, args);
+            assert_eq!(status, Some(3), "{out}");
+            assert!(out.stderr.contains("a Pierhead seems to run"), "{out}");
+            assert!(out.stderr.contains("--config, or the file with --token-file"), "{out}");
+            assert_eq!(made(), [""; 0]);
+        }
+    }
+
+    // None runs: only an import, and only where its place was chosen, makes a storage.
+    pierhead.terminate();
+    for (config, args) in
+        [(&server, import), (&server, export), (&format!("{server}{storage}"), export)]
+    {
+        let (status, out) = run(config, args);
+        assert_eq!(status, Some(1), "{out}");
+        assert!(out.stderr.contains("there is no storage at"), "{out}");
+        assert_eq!(made(), [""; 0]);
+    }
+    let (status, out) = run(&format!("{server}{storage}"), import);
+    assert_eq!(status, Some(1), "{out}");
+    assert!(out.stderr.contains("opened directly"), "{out}");
+    assert!(out.stderr.contains("no tar archive"), "{out}");
+    assert_eq!(made(), ["storage"]);
+}

@@ -40,7 +40,7 @@ use crate::scope::Scope;
 use crate::store::{StoreError, StoreErrorKind, blocking};
 
 /// The database's name below the storage root. The version is that of the whole file.
-const FILE: &str = "meta-v1.sqlite";
+pub const META_FILE: &str = "meta-v1.sqlite";
 
 /// Of the database and, as SQLite copies it, of the files beside it.
 const FILE_MODE: u32 = 0o640;
@@ -80,7 +80,7 @@ impl SqliteMeta {
     /// [`StoreErrorKind::Database`] if another version of Pierhead, or something else, wrote it.
     /// Whoever calls holds the lock of `root`. Cancel-safe.
     pub async fn open(root: &Path) -> Result<Self, StoreError> {
-        let path: Arc<Path> = root.join(FILE).into();
+        let path: Arc<Path> = root.join(META_FILE).into();
         create_file(&path).await?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
