@@ -114,9 +114,23 @@ pub(super) struct Target {
     /// The file that holds its token, over the configuration; PIERHEAD_TOKEN_FILE names one too
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// What an https URL takes.
+    #[command(flatten)]
+    pub(super) tls: TlsFiles,
+}
+
+/// The files of a connection with TLS.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct TlsFiles {
     /// Certificate authorities to trust beside the system's, in PEM form, for an https URL
     #[arg(long, value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
+    /// Our own certificate with its chain, in PEM form, where clients need one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(super) cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM form
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(super) key: Option<PathBuf>,
 }
 
 /// `warm`.

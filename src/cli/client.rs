@@ -13,8 +13,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::unfold;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use url::Url;
 
-use super::args::Target;
+use super::args::{Target, TlsFiles};
 use super::output::{Console, Exit, Failure, Format};
 use super::{load, variable};
 use crate::config::Config;
@@ -123,9 +123,8 @@ impl Client {
                  configuration with --config, or the file with --token-file"
             ))
         })?;
-        let ca_file = target.ca_file.as_deref();
-        let patient = http(&base, ca_file, None)?;
-        let http = http(&base, ca_file, Some(SILENCE_TIMEOUT))?;
+        let patient = http(&base, &target.tls, None)?;
+        let http = http(&base, &target.tls, Some(SILENCE_TIMEOUT))?;
         Ok(Self { base, token, token_file, http, patient })
     }
 
@@ -316,7 +315,7 @@ pub(super) fn of_listener(listen: SocketAddr, has_tls: bool) -> Result<Url, Fail
 /// A client for `base` alone: without proxies and redirects, and giving up on `silence`.
 pub(super) fn http(
     base: &Url,
-    ca_file: Option<&Path>,
+    files: &TlsFiles,
     silence: Option<Duration>,
 ) -> Result<reqwest::Client, Failure> {
     let bad = |error: String| Failure::usage(format!("cannot set up the connection: {error}"));
@@ -324,21 +323,26 @@ pub(super) fn http(
     if base.scheme() == "https" {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
-    if let Some(path) = ca_file {
-        let bad = |error: String| bad(format!("{}: {error}", path.display()));
-        let certificates =
-            CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-            roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+    if let Some(path) = &files.ca_file {
+        for certificate in certificates(path)? {
+            roots.add(certificate).map_err(|error| bad(format!("{}: {error}", path.display())))?;
         }
     }
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| bad(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let tls = match (&files.cert, &files.key) {
+        (Some(cert), Some(key)) => {
+            let private = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| bad(format!("{}: {error}", key.display())))?;
+            tls.with_client_auth_cert(certificates(cert)?, private)
+                .map_err(|error| bad(format!("{}: {error}", cert.display())))?
+        }
+        // The command line takes both or none.
+        _ => tls.with_no_client_auth(),
+    };
     let mut builder = reqwest::Client::builder();
     if let Some(silence) = silence {
         builder = builder.read_timeout(silence);
@@ -351,6 +355,14 @@ pub(super) fn http(
         .connect_timeout(CONNECT_TIMEOUT)
         .build()
         .map_err(|error| bad(root_cause(&error)))
+}
+
+/// The certificates of a file in PEM form.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| {
+        let path = path.display();
+        Failure::usage(format!("cannot set up the connection: {path}: {error}"))
+    })
 }
 
 /// Where the operator's side of that configuration answers on this machine.

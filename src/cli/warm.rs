@@ -86,7 +86,7 @@ pub(super) async fn warm(
         image.map_err(|error| Failure::usage(format!("{name:?} names no image: {error}")))
     });
     let images = images.collect::<Result<Vec<_>, _>>()?;
-    let registry = Registry::new(base, args.target.ca_file.as_deref())?;
+    let registry = Registry::new(base, &args.target.tls)?;
     let wanted = Wanted::new(&args.platform)?;
     let board = Board::new();
     let mut warmed = Warmed::default();

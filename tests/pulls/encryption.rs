@@ -294,6 +294,25 @@ fn certificates_of_clients_are_required_verified_and_logged() {
 }
 
 #[test]
+fn a_command_with_a_certificate_gets_in_where_clients_need_one() {
+    let (site, upstream) = (Site::new(), FaultyUpstream::start_blocking());
+    upstream.add_image("library/a", "1", [vec![7_u8; 100_000]]);
+    let ca = site.dir().join("ca.crt");
+    let pierhead = site.pierhead(&upstream, &format!("client_ca = \"{}\"\n", ca.display()), "");
+    let (cert, key) = site.authority.client("warmer.example").write(site.dir(), "warmer");
+    let warm = |files: &[&str]| {
+        Run::new(PIERHEAD)
+            .args(["warm", "a:1", "--registry", pierhead.url(), "--ca-file"])
+            .arg(&ca)
+            .args(files.iter().copied())
+            .output()
+    };
+    let output = warm(&["--cert", cert.to_str().unwrap(), "--key", key.to_str().unwrap()]);
+    assert!(output.success(), "{output}");
+    assert!(!warm(&[]).success());
+}
+
+#[test]
 fn client_authorities_change_with_their_file() {
     let (site, upstream) = (Site::new(), FaultyUpstream::start_blocking());
     let (old, new) = (Authority::new(), Authority::new());

@@ -1,6 +1,5 @@
 //! Pierhead's registry listener, as one of its clients sees it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +8,7 @@ use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use url::Url;
 
+use crate::cli::args::TlsFiles;
 use crate::cli::client::{http, root_cause};
 use crate::cli::output::{Exit, Failure};
 use crate::oci::{
@@ -63,8 +63,8 @@ enum Attempt {
 }
 
 impl Registry {
-    pub(super) fn new(base: Url, ca_file: Option<&Path>) -> Result<Self, Failure> {
-        let http = http(&base, ca_file, Some(SILENCE_TIMEOUT))?;
+    pub(super) fn new(base: Url, files: &TlsFiles) -> Result<Self, Failure> {
+        let http = http(&base, files, Some(SILENCE_TIMEOUT))?;
         Ok(Self { base, http })
     }
 
