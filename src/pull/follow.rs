@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::flight::{Content, FillError, Flight, Following, Passing, Progress};
 use super::private::PrivateReader;
-use super::ring::{Found, RingReader};
+use super::ring::{BEYOND_ALL, Found, RingReader};
 use crate::store::{Blob, ReadAt};
 
 /// How much of an answer is held back until the digest is known to be right, in bytes. Blobs up to
@@ -169,8 +169,9 @@ enum Lane {
     Ring(RingReader),
     /// It may have to fetch for itself, and has the right to.
     Promised(OwnedSemaphorePermit),
-    /// By a transfer of its own.
-    Private(Box<PrivateReader>),
+    /// By a transfer of its own. Who took bytes of the flight before stays with it until its end:
+    /// as a reader that holds up nobody, and keeps it going when it is the last.
+    Private { reader: Box<PrivateReader>, _stays: Option<RingReader> },
 }
 
 impl Follower {
@@ -229,7 +230,7 @@ impl Follower {
 
     async fn read(&mut self, span: Range<u64>) -> Result<Option<Bytes>, ReadError> {
         loop {
-            if let Lane::Private(reader) = &self.lane
+            if let Lane::Private { reader, .. } = &self.lane
                 && reader.will_pass(span.start)
             {
                 return self.read_privately(span).await;
@@ -312,7 +313,7 @@ impl Follower {
         } else if depends && let Some(held) = held_from {
             span.end = span.end.min(held);
         }
-        let Lane::Private(reader) = &mut self.lane else {
+        let Lane::Private { reader, .. } = &mut self.lane else {
             return Err(FillError::Abandoned.into());
         };
         let read = reader.read(&span).await?;
@@ -343,7 +344,8 @@ impl Follower {
         let verified = self.trust != Trust::Unverified;
         let source = Arc::clone(&passing.refetch);
         let reader = PrivateReader::open(source, slot, self.size, offset, verified).await?;
-        self.lane = Lane::Private(Box::new(reader));
+        let _stays = self.took_from_flight.then(|| passing.ring.reader(BEYOND_ALL));
+        self.lane = Lane::Private { reader: Box::new(reader), _stays };
         Ok(())
     }
 

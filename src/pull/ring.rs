@@ -13,6 +13,10 @@ use bytes::Bytes;
 /// How much of a blob a ring holds, in bytes.
 pub const RING_BYTES_MAX: u64 = 16 << 20;
 
+/// Where a reader is that wants no bytes, only that there is one: it waits for what never comes, and
+/// holds up nobody.
+pub const BEYOND_ALL: u64 = u64::MAX;
+
 /// How long a ring that is full waits for a first reader.
 const READER_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -256,6 +260,10 @@ mod tests {
         assert!(ring.is_full(CHUNK as usize), "the one in the window counts");
         drop(reads);
         assert!(!ring.is_full(CHUNK as usize));
+        let _stays = ring.reader(BEYOND_ALL);
+        for n in 16..40 {
+            ring.push(chunk(n)).unwrap();
+        }
     }
 
     #[test]

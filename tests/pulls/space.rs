@@ -179,38 +179,70 @@ fn a_wrong_byte_in_a_passing_blob_is_not_passed_as_good() {
     assert_eq!(strict.status, 503, "{strict:?}");
 }
 
+/// How one client fares that stops reading at its first bytes until another one has left it behind:
+/// how its answer ends, and the digest of what came. The other one waits, in the middle of the blob,
+/// until the first goes on by a transfer of its own, and reads `most` bytes; how its answer ends is
+/// the third.
+fn left_behind(
+    upstream: &FaultyUpstream,
+    pierhead: &pierhead_kit::program::Pierhead,
+    digest: &str,
+    most: u64,
+) -> (End, String, End) {
+    let url = blob_url(pierhead, "library/a", digest);
+    let goes_alone = || {
+        wait_until("the slow one goes on alone", DEADLINE, || {
+            let alone = pierhead.metric("pierhead_private_transfers_total", &[]);
+            (alone > 0.0).then_some(())
+        });
+    };
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| {
+            let mut body = Vec::new();
+            let answer = Request::new("GET", &*url).try_stream(|part| {
+                if body.is_empty() {
+                    wait_until("the ring has moved on", DEADLINE, || {
+                        (upstream.bytes_sent(digest) >= 44 * MIB).then_some(())
+                    });
+                }
+                body.extend_from_slice(part);
+            });
+            (answer.unwrap().end, sha256(&body))
+        });
+        wait_until("the slow one has begun", DEADLINE, || {
+            (upstream.bytes_sent(digest) > 0).then_some(())
+        });
+        let mut taken = 0_u64;
+        let fast = Request::new("GET", &*url).stop_after(most).try_stream(|part| {
+            let before = taken;
+            taken += part.len() as u64;
+            if before < 40 * MIB && taken >= 40 * MIB {
+                goes_alone();
+            }
+        });
+        let (end, digest) = slow.join().unwrap();
+        (end, digest, fast.unwrap().end)
+    })
+}
+
 #[test]
 fn an_answer_that_began_with_wrong_bytes_does_not_end_well_by_another_transfer() {
     let upstream = FaultyUpstream::start_blocking();
-    let size = 48 * MIB;
-    let digest = upstream.add_random_blob("library/a", 5, size);
+    let digest = upstream.add_random_blob("library/a", 5, 96 * MIB);
     // The first transfer has a wrong byte early on, and every other one is right.
     upstream.fault(On::path(&*digest).get().once(), Fault::FlipByte(100_000));
     let pierhead = pierhead(&upstream, TIGHT);
-    let url = blob_url(&pierhead, "library/a", &digest);
-    thread::scope(|scope| {
-        let slow = scope.spawn(|| {
-            let mut taken = 0_u64;
-            let answer = Request::new("GET", &*url).try_stream(|part| {
-                let began = taken == 0;
-                taken += part.len() as u64;
-                // Until the fast one has left it behind.
-                if began {
-                    wait_until("the ring has moved on", DEADLINE, || {
-                        (upstream.bytes_sent(&digest) >= 30 * MIB).then_some(())
-                    });
-                }
-            });
-            answer.map(|answer| answer.end)
-        });
-        wait_until("the slow one has begun", DEADLINE, || {
-            (upstream.bytes_sent(&digest) > 0).then_some(())
-        });
-        let fast = http::get(&*url);
-        assert_ne!(fast.end, End::Complete, "it had the wrong byte");
-        assert_ne!(slow.join().unwrap().unwrap(), End::Complete, "its first bytes were wrong");
-    });
-    assert_eq!(pierhead.metric("pierhead_private_transfers_total", &[]), 1.0);
+    let (slow, _, fast) = left_behind(&upstream, &pierhead, &digest, u64::MAX);
+    assert_eq!((slow, fast), (End::Short, End::Short), "both had the wrong byte");
+}
+
+#[test]
+fn who_fell_behind_gets_it_whole_although_the_fast_one_leaves() {
+    let upstream = FaultyUpstream::start_blocking();
+    let digest = upstream.add_random_blob("library/a", 6, 96 * MIB);
+    let pierhead = pierhead(&upstream, TIGHT);
+    let (slow, got, _) = left_behind(&upstream, &pierhead, &digest, 48 * MIB);
+    assert_eq!((slow, got), (End::Complete, digest));
 }
 
 #[test]
