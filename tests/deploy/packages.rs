@@ -61,7 +61,7 @@ fn systemd_takes_the_unit_and_finds_it_closed() {
     let unit = dir.path().join("pierhead.service");
     // It looks for the program.
     let at_hand = read(UNIT).replace(INSTALLED, PIERHEAD);
-    assert!(at_hand.matches(PIERHEAD).count() >= 2);
+    assert!(at_hand.contains(PIERHEAD));
     fs::write(&unit, at_hand).unwrap();
     let verified = Run::new(&analyze).arg("verify").arg(&unit).output().ok();
     assert_eq!(verified.stderr, "", "{verified}");
