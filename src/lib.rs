@@ -31,6 +31,7 @@ pub mod pull;
 pub mod scope;
 pub mod secret;
 pub mod single_flight;
+pub mod spans;
 pub mod store;
 pub mod telemetry;
 pub mod transfer;

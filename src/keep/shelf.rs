@@ -10,7 +10,10 @@ use tokio::runtime::Handle;
 use super::{Keeper, blocks};
 use crate::oci::{Digest, Verified};
 use crate::store::blob::reserve_step;
-use crate::store::{Blob, BlobStore, Evicted, ReadAt, RoomUse, Spool, StoreError, StoreErrorKind};
+use crate::store::{
+    Blob, BlobStore, Evicted, Expect, Parked, ReadAt, Recorded, Recorder, RoomUse, Spool, SpoolKey,
+    StoreError, StoreErrorKind,
+};
 
 /// How often room is made for one spool: what was made may be taken by another one at once.
 const ATTEMPTS_MAX: usize = 8;
@@ -27,6 +30,35 @@ impl Shelf {
     pub(super) const fn new(blobs: Arc<dyn BlobStore>, keeper: Keeper) -> Self {
         Self { blobs, keeper }
     }
+
+    /// The spool that `open` opens, after room was made for `size` bytes if need be.
+    async fn roomy<F>(
+        &self,
+        size: u64,
+        open: impl Fn() -> F + Send + Sync,
+    ) -> Result<Box<dyn Spool>, StoreError>
+    where
+        F: Future<Output = Result<Box<dyn Spool>, StoreError>> + Send,
+    {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match open().await {
+                Ok(inner) => {
+                    let keeper = self.keeper.clone();
+                    return Ok(Box::new(KeptSpool { inner, keeper, handle: Handle::current() }));
+                }
+                Err(error)
+                    if error.kind() == StoreErrorKind::NoSpace && attempts <= ATTEMPTS_MAX =>
+                {
+                    if !self.keeper.make_room(blocks(size)).await {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -40,24 +72,29 @@ impl BlobStore for Shelf {
     }
 
     async fn spool(&self, size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match self.blobs.spool(size_hint).await {
-                Ok(inner) => {
-                    let keeper = self.keeper.clone();
-                    return Ok(Box::new(KeptSpool { inner, keeper, handle: Handle::current() }));
-                }
-                Err(error)
-                    if error.kind() == StoreErrorKind::NoSpace && attempts <= ATTEMPTS_MAX =>
-                {
-                    if !self.keeper.make_room(blocks(size_hint.unwrap_or(1))).await {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        self.roomy(size_hint.unwrap_or(1), || self.blobs.spool(size_hint)).await
+    }
+
+    async fn resume(&self, key: &SpoolKey, expect: Expect) -> Result<Box<dyn Spool>, StoreError> {
+        let size = match expect {
+            Expect::Whole(size) => size.unwrap_or(1),
+            Expect::Parts => 1,
+        };
+        self.roomy(size, || self.blobs.resume(key, expect)).await
+    }
+
+    async fn parked(&self) -> Result<Vec<Parked>, StoreError> {
+        self.blobs.parked().await
+    }
+
+    async fn remove_parked(&self, key: &SpoolKey) -> Result<u64, StoreError> {
+        self.blobs.remove_parked(key).await
+    }
+
+    async fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let was_here = self.blobs.quarantine(digest).await?;
+        self.keeper.shared.gone(digest).await;
+        Ok(was_here)
     }
 
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
@@ -99,19 +136,23 @@ struct KeptSpool {
     handle: Handle,
 }
 
-impl Spool for KeptSpool {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+impl KeptSpool {
+    /// Does `work` on the spool; where the store is full for it, after room for `bytes` was made.
+    fn roomy(
+        &mut self,
+        bytes: u64,
+        work: impl Fn(&mut dyn Spool) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match self.inner.write_at(offset, bytes) {
+            match work(&mut *self.inner) {
                 Err(error)
                     if error.kind() == io::ErrorKind::StorageFull && attempts <= ATTEMPTS_MAX =>
                 {
-                    // Only what was longer than expected, or of unknown length, comes here.
                     let made = self.handle.block_on(async {
                         let room = self.keeper.shared.blobs.room().await.ok()?;
-                        let step = reserve_step(room.max).max(blocks(bytes.len() as u64));
+                        let step = reserve_step(room.max).max(blocks(bytes));
                         Some(self.keeper.make_room(step).await)
                     });
                     if made != Some(true) {
@@ -121,6 +162,33 @@ impl Spool for KeptSpool {
                 done => return done,
             }
         }
+    }
+}
+
+impl Spool for KeptSpool {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // Only what was longer than expected, or of unknown length, finds no room now.
+        self.roomy(bytes.len() as u64, |spool| spool.write_at(offset, bytes))
+    }
+
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read_back(offset, buffer)
+    }
+
+    fn recorded(&self) -> &Recorded {
+        self.inner.recorded()
+    }
+
+    fn recorder(&self) -> Option<Arc<dyn Recorder>> {
+        self.inner.recorder()
+    }
+
+    fn expect_whole(&mut self, size: u64) -> io::Result<()> {
+        self.roomy(size, |spool| spool.expect_whole(size))
+    }
+
+    fn discard(self: Box<Self>) {
+        self.inner.discard();
     }
 
     fn reader(&self) -> Arc<dyn ReadAt> {

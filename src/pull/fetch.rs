@@ -18,7 +18,7 @@ use crate::scope::Scope;
 use crate::store::hot::HOT_BLOB_BYTES_MAX;
 use crate::store::{Blob, BlobStore, Uses};
 use crate::telemetry::{Cause, Span};
-use crate::upstream::{BlobBody, ErrorKind, Upstream};
+use crate::upstream::{BlobBody, BlobPart, ErrorKind, Upstream};
 
 /// What became of a fill, in a trace: the words of `pierhead_fills_total`, or `stored_before`.
 const RESULT: &str = "pierhead.fill.result";
@@ -170,7 +170,7 @@ impl Fetcher {
         refetch: &Arc<Refetch>,
     ) -> Result<(BlobBody, Place), FillError> {
         let digest = &permit.key().digest;
-        let mut body = upstream.get_blob(&scope.repo, digest, 0).await?;
+        let mut body = upstream.get_blob(&scope.repo, digest, &BlobPart::whole()).await?;
         if body.size.is_none() {
             // Clients resume and show progress by size: ask for it once more before doing without.
             match upstream.head_blob(&scope.repo, digest).await {

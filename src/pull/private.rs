@@ -18,7 +18,7 @@ use super::follow::HOLD_BACK_BYTES;
 use super::metrics::PullMetrics;
 use crate::oci::{Digest, Hasher};
 use crate::scope::Scope;
-use crate::upstream::{BlobBody, Upstream};
+use crate::upstream::{BlobBody, BlobPart, Upstream};
 
 /// What a reader needs to fetch for itself. Shared by all readers of one flight.
 #[derive(Debug)]
@@ -78,7 +78,8 @@ impl PrivateReader {
         verified: bool,
     ) -> Result<Self, FillError> {
         let from = if verified { 0 } else { offset };
-        let body = source.upstream.get_blob(&source.scope.repo, &source.digest, from).await?;
+        let part = BlobPart::from(from);
+        let body = source.upstream.get_blob(&source.scope.repo, &source.digest, &part).await?;
         if let (Some(promised), Some(actual)) = (size, body.size)
             && promised != actual
         {
@@ -94,11 +95,12 @@ impl PrivateReader {
         Ok(Self {
             source,
             _slot: slot,
+            // An upstream that ignores ranges begins at the beginning.
+            landed: body.position(),
             body,
             size,
             hasher,
             waiting: VecDeque::new(),
-            landed: from,
             ended: false,
         })
     }

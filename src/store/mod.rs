@@ -10,7 +10,9 @@ pub mod meta;
 pub mod note;
 pub mod uses;
 
-pub use blob::{Blob, BlobStore, Evicted, ReadAt, RoomUse, Spool};
+pub use blob::{
+    Blob, BlobStore, Evicted, Expect, Parked, ReadAt, Recorded, Recorder, RoomUse, Spool, SpoolKey,
+};
 pub use error::{StoreError, StoreErrorKind};
 pub use hot::{Hot, HotOptions};
 pub use meta::{

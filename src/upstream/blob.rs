@@ -3,11 +3,12 @@
 //! Source: OCI distribution-spec, "Pulling blobs"; RFC 9110 section 14 for ranges.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::CONTENT_RANGE;
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{CONTENT_RANGE, ETAG};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::oci::{ContentRange, Digest, RepoName};
 use crate::scope::UpstreamName;
@@ -25,10 +26,66 @@ pub struct BlobHead {
     pub size: Option<u64>,
 }
 
+/// Which part of a blob is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlobPart {
+    /// The first byte.
+    pub from: u64,
+    /// The byte after the last; `None` is the blob's end.
+    pub until: Option<u64>,
+    /// What upstream called the content when it sent other parts of it: then the part is asked for
+    /// only if it is still that. Source: RFC 9110 section 13.1.5.
+    pub etag: Option<HeaderValue>,
+}
+
+impl BlobPart {
+    /// All of it.
+    pub fn whole() -> Self {
+        Self::default()
+    }
+
+    /// From `from` to the end.
+    pub fn from(from: u64) -> Self {
+        Self { from, ..Self::default() }
+    }
+
+    /// The bytes of `span`, or as many of them as there are.
+    pub fn span(span: Range<u64>) -> Self {
+        Self { from: span.start, until: Some(span.end), etag: None }
+    }
+
+    /// If upstream still calls the content `etag`.
+    #[must_use]
+    pub fn if_still(mut self, etag: Option<HeaderValue>) -> Self {
+        self.etag = etag;
+        self
+    }
+
+    fn is_whole(&self) -> bool {
+        self.from == 0 && self.until.is_none()
+    }
+
+    /// The value of `Range`; none where all of it is wanted.
+    fn range(&self) -> Option<String> {
+        match self.until {
+            Some(until) => {
+                Some(format!("bytes={}-{}", self.from, until.saturating_sub(1).max(self.from)))
+            }
+            None if self.is_whole() => None,
+            None => Some(format!("bytes={}-", self.from)),
+        }
+    }
+}
+
 /// The bytes of a blob, as they arrive. Nothing of it is verified. Dropping it ends the transfer.
 pub struct BlobBody {
     /// The size of the whole blob in bytes, whatever part this is.
     pub size: Option<u64>,
+    /// What upstream calls the content: only a strong validator, which tells contents apart.
+    pub etag: Option<HeaderValue>,
+    /// A part was asked for, and the whole comes: upstream ignores ranges, or no longer has the
+    /// content that the part was to be of.
+    pub is_range_ignored: bool,
     upstream: UpstreamName,
     endpoint: Arc<Endpoint>,
     wire: Arc<Wire>,
@@ -59,42 +116,19 @@ impl Upstream {
         Err(attempts.error())
     }
 
-    /// Fetches a blob from byte `from` to its end, from the first endpoint that has it.
+    /// Fetches `part` of a blob from the first endpoint that has it. One that ignores ranges sends
+    /// the whole from its beginning: [`BlobBody::position`] says where the bytes begin that come.
     ///
     /// Cancel-safe.
     pub async fn get_blob(
         &self,
         repo: &RepoName,
         digest: &Digest,
-        from: u64,
-    ) -> Result<BlobBody, UpstreamError> {
-        self.open_blob(repo, digest, from, None).await
-    }
-
-    /// Fetches the bytes of a blob from `from` to before `until`, or to its end if that comes
-    /// first.
-    ///
-    /// Cancel-safe.
-    pub async fn get_blob_part(
-        &self,
-        repo: &RepoName,
-        digest: &Digest,
-        from: u64,
-        until: u64,
-    ) -> Result<BlobBody, UpstreamError> {
-        self.open_blob(repo, digest, from, Some(until)).await
-    }
-
-    async fn open_blob(
-        &self,
-        repo: &RepoName,
-        digest: &Digest,
-        from: u64,
-        until: Option<u64>,
+        part: &BlobPart,
     ) -> Result<BlobBody, UpstreamError> {
         let mut attempts = self.attempts(Operation::BlobGet);
         for endpoint in self.endpoints() {
-            let outcome = self.open_blob_at(&endpoint, repo, digest, from, until).await;
+            let outcome = self.get_blob_at(&endpoint, repo, digest, part).await;
             if let Some(body) = attempts.note(&endpoint, outcome) {
                 return Ok(body);
             }
@@ -123,45 +157,40 @@ impl Upstream {
         if !no_head {
             return Err(self.inner.wire.refusal(status, headers));
         }
-        let first = self.open_blob_at(endpoint, repo, digest, 0, Some(1)).await;
-        match first {
+        let first = BlobPart::span(0..1);
+        match self.get_blob_at(endpoint, repo, digest, &first).await {
+            // The whole blob may come, which is an answer too. An empty one has no first byte.
             Ok(body) => Ok(BlobHead { size: body.size }),
-            // The whole blob came, which is an answer too. An empty one has no first byte.
-            Err(Failure::Misbehaved(Misbehaved::RangeIgnored)) => {
-                let body = self.open_blob_at(endpoint, repo, digest, 0, None).await?;
-                Ok(BlobHead { size: body.size })
-            }
             Err(Failure::UnexpectedStatus { status: 416 }) => Ok(BlobHead { size: Some(0) }),
             Err(failure) => Err(failure),
         }
     }
 
-    async fn open_blob_at(
+    async fn get_blob_at(
         &self,
         endpoint: &Arc<Endpoint>,
         repo: &RepoName,
         digest: &Digest,
-        from: u64,
-        until: Option<u64>,
+        part: &BlobPart,
     ) -> Result<BlobBody, Failure> {
         let mut ask = ask(Method::GET, repo, digest);
-        ask.range = match until {
-            Some(until) => Some(format!("bytes={from}-{}", until.saturating_sub(1).max(from))),
-            None if from > 0 => Some(format!("bytes={from}-")),
-            None => None,
-        };
+        ask.range = part.range();
+        ask.if_range = part.etag.clone().filter(|_| ask.range.is_some());
         let response = self.ask(endpoint, &ask).await?.response;
-        let part = part(response.status, &response.headers, ask.range.is_some(), from, until)?;
+        let came = came(response.status, &response.headers, part)?;
+        let etag = strong_etag(&response.headers);
         let wire = Arc::clone(&self.inner.wire);
         let body = wire.body(response)?;
         Ok(BlobBody {
-            size: part.size,
+            size: came.size,
+            etag,
+            is_range_ignored: came.is_range_ignored,
             upstream: self.name().clone(),
             endpoint: Arc::clone(endpoint),
             wire,
             body,
-            position: from,
-            end: part.end,
+            position: if came.is_range_ignored { 0 } else { part.from },
+            end: came.end,
         })
     }
 }
@@ -223,52 +252,60 @@ impl fmt::Debug for BlobBody {
     }
 }
 
+/// What came of a blob.
 #[derive(Debug, PartialEq, Eq)]
-struct Part {
+struct Came {
     size: Option<u64>,
     end: Option<u64>,
+    is_range_ignored: bool,
 }
 
-/// Which part of the blob an answer has: exactly what was asked for, or nothing.
-fn part(
-    status: StatusCode,
-    headers: &HeaderMap,
-    ranged: bool,
-    from: u64,
-    until: Option<u64>,
-) -> Result<Part, Failure> {
-    if !ranged {
-        if status != StatusCode::OK {
-            return Err(Failure::UnexpectedStatus { status: status.as_u16() });
-        }
+/// Which part of the blob an answer has: exactly what was asked for, or all of it.
+fn came(status: StatusCode, headers: &HeaderMap, part: &BlobPart) -> Result<Came, Failure> {
+    if status == StatusCode::OK {
         let size = content_length(headers);
-        return Ok(Part { size, end: size });
+        return Ok(Came { size, end: size, is_range_ignored: part.range().is_some() });
+    }
+    if status != StatusCode::PARTIAL_CONTENT || part.range().is_none() {
+        return Err(Failure::UnexpectedStatus { status: status.as_u16() });
     }
     let range = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    match range.and_then(ContentRange::parse) {
-        Some(ContentRange::Part { span, size })
-            if status == StatusCode::PARTIAL_CONTENT
-                && span.start == from
-                && until.is_none_or(|until| span.end_exclusive <= until) =>
-        {
-            // Two headers that contradict each other: neither is to be believed.
-            if let Some(announced) = content_length(headers).filter(|length| *length != span.len())
-            {
-                return Err(Misbehaved::LengthMismatch { announced, sent: span.len() }.into());
-            }
-            let wanted = match (until, size) {
-                (Some(until), Some(size)) => until.min(size),
-                (until, size) => until.or(size).unwrap_or(span.end_exclusive),
-            };
-            // Less than wanted ends in `Interrupted`, when those bytes have been handed out.
-            Ok(Part { size, end: Some(wanted) })
-        }
-        _ => Err(Misbehaved::RangeIgnored.into()),
+    let Some(ContentRange::Part { span, size }) = range.and_then(ContentRange::parse) else {
+        return Err(Misbehaved::WrongRange.into());
+    };
+    let is_asked_for =
+        span.start == part.from && part.until.is_none_or(|until| span.end_exclusive <= until);
+    if !is_asked_for {
+        return Err(Misbehaved::WrongRange.into());
     }
+    // Two headers that contradict each other: neither is to be believed.
+    if let Some(announced) = content_length(headers).filter(|length| *length != span.len()) {
+        return Err(Misbehaved::LengthMismatch { announced, sent: span.len() }.into());
+    }
+    let wanted = match (part.until, size) {
+        (Some(until), Some(size)) => until.min(size),
+        (until, size) => until.or(size).unwrap_or(span.end_exclusive),
+    };
+    // Less than wanted ends in `Interrupted`, when those bytes have been handed out.
+    Ok(Came { size, end: Some(wanted), is_range_ignored: false })
+}
+
+/// The validator of an answer, if it can be compared byte by byte. Source: RFC 9110 section 8.8.3.
+fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned()
 }
 
 fn ask<'a>(method: Method, repo: &'a RepoName, digest: &Digest) -> Ask<'a> {
     let path = format!("blobs/{digest}");
     let operation = if method == Method::HEAD { Operation::BlobHead } else { Operation::BlobGet };
-    Ask { operation, method, repo, path, query: Vec::new(), accept: "*/*", range: None }
+    Ask {
+        operation,
+        method,
+        repo,
+        path,
+        query: Vec::new(),
+        accept: "*/*",
+        range: None,
+        if_range: None,
+    }
 }

@@ -8,11 +8,11 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
-use http::header::{ACCEPT, AUTHORIZATION, RANGE};
+use http::header::{ACCEPT, AUTHORIZATION, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::background::Tasks;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::oci::RepoName;
 use crate::scope::UpstreamName;
 
@@ -76,6 +76,8 @@ pub(super) struct Ask<'a> {
     pub(super) query: Vec<(String, String)>,
     pub(super) accept: &'static str,
     pub(super) range: Option<String>,
+    /// Only with a range.
+    pub(super) if_range: Option<HeaderValue>,
 }
 
 impl Upstream {
@@ -116,6 +118,14 @@ impl Upstream {
     /// What the upstream last said about our allowance, if it ever did.
     pub fn rate_limit(&self) -> Option<RateLimit> {
         *self.inner.wire.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until when nothing should be asked that can wait: upstream said that our allowance is used
+    /// up, or to leave it alone. `None` where it may be asked.
+    pub fn exhausted_until(&self) -> Option<Timestamp> {
+        let limit = self.rate_limit()?;
+        let until = limit.at.plus(limit.window.filter(|_| limit.remaining == 0)?);
+        (self.inner.wire.clock.now() < until).then_some(until)
     }
 
     /// How its endpoints are doing, in the order of the settings.
@@ -219,6 +229,9 @@ fn request(endpoint: &Endpoint, ask: &Ask<'_>, authorization: Option<&HeaderValu
     // Made of digits, so always a header.
     if let Some(Ok(range)) = ask.range.as_deref().map(HeaderValue::from_str) {
         headers.insert(RANGE, range);
+    }
+    if let Some(etag) = &ask.if_range {
+        headers.insert(IF_RANGE, etag.clone());
     }
     let query: Vec<(&str, &str)> =
         ask.query.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();

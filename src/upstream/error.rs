@@ -181,9 +181,9 @@ pub enum Misbehaved {
         /// The encoding's name.
         encoding: Arc<str>,
     },
-    /// A part was asked for, and the whole or another part came.
-    #[error("it ignores Range")]
-    RangeIgnored,
+    /// A part was asked for, and another part came, or one that does not say which it is.
+    #[error("it sent another range than was asked for")]
+    WrongRange,
     /// An answer that is not HTTP.
     #[error("it does not speak HTTP: {cause}")]
     Protocol {

@@ -185,7 +185,7 @@ fn next_url(here: &Url, headers: &HeaderMap) -> Option<Url> {
 fn ask(operation: Operation, repo: &RepoName, path: String) -> Ask<'_> {
     let (method, accept) =
         (Method::GET, "application/vnd.oci.image.index.v1+json, application/json");
-    Ask { operation, method, repo, path, query: Vec::new(), accept, range: None }
+    Ask { operation, method, repo, path, query: Vec::new(), accept, range: None, if_range: None }
 }
 
 #[derive(Deserialize)]

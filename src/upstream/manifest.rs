@@ -122,7 +122,16 @@ fn ask<'a>(method: Method, repo: &'a RepoName, reference: &Reference) -> Ask<'a>
     let path = format!("manifests/{reference}");
     let operation =
         if method == Method::HEAD { Operation::ManifestHead } else { Operation::ManifestGet };
-    Ask { operation, method, repo, path, query: Vec::new(), accept: ACCEPT_MANIFESTS, range: None }
+    Ask {
+        operation,
+        method,
+        repo,
+        path,
+        query: Vec::new(),
+        accept: ACCEPT_MANIFESTS,
+        range: None,
+        if_range: None,
+    }
 }
 
 /// `Docker-Content-Digest`; one that cannot be read counts as not there.

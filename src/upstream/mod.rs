@@ -30,7 +30,7 @@ pub mod transport;
 #[cfg(test)]
 mod tests;
 
-pub use blob::{BlobBody, BlobHead};
+pub use blob::{BlobBody, BlobHead, BlobPart};
 pub use client::{Upstream, UpstreamParts};
 pub use credentials::{CredentialError, CredentialSource, Granted, StaticCredentials};
 pub use endpoint::EndpointStatus;

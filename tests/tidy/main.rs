@@ -17,7 +17,7 @@ use source::Source;
 
 /// The layers from below. A module imports only from layers below its own.
 const LAYERS: &[&[&str]] = &[
-    &["oci", "clock", "secret", "scope"],
+    &["oci", "clock", "secret", "scope", "spans"],
     &["background", "events", "metrics", "net", "shutdown", "single_flight", "telemetry"],
     &["store", "upstream"],
     &["hooks"],

@@ -245,6 +245,26 @@ impl BlobStore for Unreadable {
         self.0.spool(hint).await
     }
 
+    async fn resume(
+        &self,
+        key: &crate::store::SpoolKey,
+        expect: crate::store::Expect,
+    ) -> Result<Box<dyn crate::store::Spool>, StoreError> {
+        self.0.resume(key, expect).await
+    }
+
+    async fn parked(&self) -> Result<Vec<crate::store::Parked>, StoreError> {
+        self.0.parked().await
+    }
+
+    async fn remove_parked(&self, key: &crate::store::SpoolKey) -> Result<u64, StoreError> {
+        self.0.remove_parked(key).await
+    }
+
+    async fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.0.quarantine(digest).await
+    }
+
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.0.remove(digest).await
     }

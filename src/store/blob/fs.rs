@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use async_trait::async_trait;
 use moka::sync::Cache;
 
-use super::{Blob, BlobStore, Evicted, RoomUse, Spool};
+use super::{Blob, BlobStore, Evicted, Expect, Parked, RoomUse, Spool, SpoolKey};
 use crate::oci::{Algorithm, Digest, Verified};
 use crate::store::{StoreError, StoreErrorKind, blocking};
 use ledger::{Lease, Ledger, allocated};
@@ -185,6 +185,25 @@ impl BlobStore for FsBlobs {
             Ok(spool)
         })
         .await
+    }
+
+    async fn resume(&self, _key: &SpoolKey, expect: Expect) -> Result<Box<dyn Spool>, StoreError> {
+        match expect {
+            Expect::Whole(size) => self.spool(size).await,
+            Expect::Parts => self.spool(None).await,
+        }
+    }
+
+    async fn parked(&self) -> Result<Vec<Parked>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_parked(&self, _key: &SpoolKey) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    async fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.remove(digest).await
     }
 
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {

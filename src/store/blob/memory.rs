@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Blob, BlobStore, Evicted, ReadAt, RoomUse, Spool, check_len};
+use super::{
+    Blob, BlobStore, Evicted, Expect, Parked, ReadAt, Recorded, Recorder, RoomUse, Spool, SpoolKey,
+    check_len,
+};
 use crate::oci::{Digest, Verified};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -123,7 +126,27 @@ impl BlobStore for MemoryBlobs {
             shared: Arc::clone(&self.0),
             content: Arc::new(Mutex::new(Content::Growing(Vec::new()))),
             reserved,
+            recorded: Recorded::default(),
         }))
+    }
+
+    async fn resume(&self, _key: &SpoolKey, expect: Expect) -> Result<Box<dyn Spool>, StoreError> {
+        match expect {
+            Expect::Whole(size) => self.spool(size).await,
+            Expect::Parts => self.spool(None).await,
+        }
+    }
+
+    async fn parked(&self) -> Result<Vec<Parked>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_parked(&self, _key: &SpoolKey) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    async fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.remove(digest).await
     }
 
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
@@ -208,6 +231,7 @@ struct MemorySpool {
     content: Arc<Mutex<Content>>,
     /// What this spool counts for in the store's use.
     reserved: u64,
+    recorded: Recorded,
 }
 
 impl Spool for MemorySpool {
@@ -235,6 +259,32 @@ impl Spool for MemorySpool {
         buffer[start..end].copy_from_slice(bytes);
         Ok(())
     }
+
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = content.as_slice();
+        let held = &held[clamp(held.len(), offset, buffer.len())];
+        buffer[..held.len()].copy_from_slice(held);
+        Ok(held.len())
+    }
+
+    fn recorded(&self) -> &Recorded {
+        &self.recorded
+    }
+
+    fn recorder(&self) -> Option<Arc<dyn Recorder>> {
+        None
+    }
+
+    fn expect_whole(&mut self, size: u64) -> io::Result<()> {
+        if size > self.reserved {
+            self.shared.reserve(size - self.reserved)?;
+            self.reserved = size;
+        }
+        Ok(())
+    }
+
+    fn discard(self: Box<Self>) {}
 
     fn reader(&self) -> Arc<dyn ReadAt> {
         Arc::new(SpoolReader(Arc::clone(&self.content)))

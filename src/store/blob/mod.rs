@@ -24,7 +24,10 @@ pub use fs::{FsBlobs, FsOptions};
 pub use memory::{InMemory, MemoryBlobs};
 
 use super::{StoreError, blocking};
+use crate::clock::Timestamp;
 use crate::oci::{Digest, Verified};
+use crate::scope::UpstreamName;
+use crate::spans::Spans;
 
 /// Content that can be read from anywhere in it, by many at a time.
 #[async_trait]
@@ -92,7 +95,58 @@ impl Blob {
     }
 }
 
-/// Content on its way in. Dropping it discards the content; its readers keep what they have.
+/// Whose fill a spool belongs to: what an earlier fill left is only continued from the upstream
+/// that it came from, because nothing of it is verified.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpoolKey {
+    /// The upstream that is asked.
+    pub upstream: UpstreamName,
+    /// The blob.
+    pub digest: Digest,
+}
+
+/// How much of a blob a spool is going to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// All of it: that many bytes, where it is known. They are reserved at once.
+    Whole(Option<u64>),
+    /// Parts of it, which may be small and far apart: space is reserved as they are written.
+    Parts,
+}
+
+/// What of a spool survives a crash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// The parts that have landed. Not verified, and not even hashed.
+    pub landed: Spans,
+    /// The blob's size in bytes, where upstream said it.
+    pub size: Option<u64>,
+}
+
+/// A spool that nobody writes to: an earlier fill, or an earlier process, left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// Whose it is.
+    pub key: SpoolKey,
+    /// What it takes of the store's room, in bytes.
+    pub allocated: u64,
+    /// What it has.
+    pub recorded: Recorded,
+    /// When it was last written to.
+    pub since: Timestamp,
+}
+
+/// Writes down what of a spool has landed. Apart from the spool, so that it can be done while more
+/// is written.
+pub trait Recorder: Send + Sync + Debug {
+    /// Makes what `recorded` says survive a crash: everything in it has been written before the
+    /// call. Blocks for as long as the disk takes; one at a time for each spool.
+    fn record(&self, recorded: &Recorded) -> io::Result<()>;
+}
+
+/// Content on its way in. Dropping it keeps what a [`Recorder`] wrote down of it, for the next
+/// [`BlobStore::resume`] with its key, and discards everything else; its readers keep what they
+/// have.
 ///
 /// The methods block: call them on the blocking pool. Dropping removes a file, which takes a
 /// system call or two.
@@ -101,8 +155,28 @@ pub trait Spool: Send + Debug {
     /// error any part of them may have been written; writing them again is allowed.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Reads back what was written at `offset` into `buffer`: fewer bytes only at the end of what
+    /// was written. For the one who writes, to hash what landed out of order.
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
     /// A reader of what has been written. It stays valid after a commit and after a drop.
     fn reader(&self) -> Arc<dyn ReadAt>;
+
+    /// What an earlier fill left in it. Empty for a new one.
+    fn recorded(&self) -> &Recorded;
+
+    /// Writes down what has landed, where the spool can be found again: one without a key
+    /// cannot.
+    fn recorder(&self) -> Option<Arc<dyn Recorder>>;
+
+    /// The whole blob of `size` bytes is going to be written after all: reserves what is lacking.
+    ///
+    /// Fails as [`StorageFull`](io::ErrorKind::StorageFull) where that is not possible; the spool
+    /// stays as it was.
+    fn expect_whole(&mut self, size: u64) -> io::Result<()>;
+
+    /// Removes it, with everything that was recorded: it is of no use.
+    fn discard(self: Box<Self>);
 
     /// Makes the content a blob of the store that survives a crash of the machine.
     ///
@@ -163,6 +237,21 @@ pub trait BlobStore: Send + Sync + Debug + 'static {
     /// Fails as [`NoSpace`](super::StoreErrorKind::NoSpace) where that much cannot be reserved;
     /// so do later writes beyond what was expected.
     async fn spool(&self, size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError>;
+
+    /// The spool of `key` that an earlier fill left, or a new one where there is none, where it is
+    /// of no use, or while somebody else writes to it; the last of these is nobody's, and is
+    /// discarded when it is dropped. Fails as [`BlobStore::spool`] does.
+    async fn resume(&self, key: &SpoolKey, expect: Expect) -> Result<Box<dyn Spool>, StoreError>;
+
+    /// The spools that earlier fills left, the oldest first.
+    async fn parked(&self) -> Result<Vec<Parked>, StoreError>;
+
+    /// Removes a parked spool; how many bytes that freed. One that is being written to stays.
+    async fn remove_parked(&self, key: &SpoolKey) -> Result<u64, StoreError>;
+
+    /// Takes a blob that is not what its digest says out of sight, without losing it: whoever
+    /// opens it finds nothing, and an operator finds the file. Whether it was here.
+    async fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError>;
 
     /// Stores what is in memory whole. Refused as [`Corrupt`](super::StoreErrorKind::Corrupt)
     /// unless `bytes` is as long as what was verified.

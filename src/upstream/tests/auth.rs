@@ -235,13 +235,13 @@ async fn credentials_are_dropped_across_hosts_and_stay_dropped() {
     lab.says(answer(307).to("https://cdn.example/x?signature=1"))
         .says(answer(302).to("https://reg.example/back"))
         .says(answer(200).body("0123456789"));
-    lab.upstream.get_blob(&repo("a"), &blob(), 0).await.expect("a body");
+    lab.upstream.get_blob(&repo("a"), &blob(), &BlobPart::whole()).await.expect("a body");
     let asked = lab.asked();
     let sent: Vec<_> = asked.iter().map(|asked| asked.auth().is_some()).collect();
     assert_eq!(sent, [true, false, false]);
     // Another port is another host.
     lab.says(answer(307).to("https://reg.example:8443/x")).says(answer(404));
-    failure(lab.upstream.get_blob(&repo("a"), &blob(), 0).await);
+    failure(lab.upstream.get_blob(&repo("a"), &blob(), &BlobPart::whole()).await);
     assert_eq!(lab.asked()[1].auth(), None);
 }
 
@@ -250,7 +250,7 @@ async fn a_challenge_from_another_host_is_not_answered() {
     let lab = Lab::new(&logged_in("https://reg.example"));
     lab.says(answer(307).to("https://cdn.example/x"))
         .says(bearer(r#"realm="https://auth.example/token""#));
-    let outcome = lab.upstream.get_blob(&repo("a"), &blob(), 0).await;
+    let outcome = lab.upstream.get_blob(&repo("a"), &blob(), &BlobPart::whole()).await;
     assert_eq!(failure(outcome), Failure::Denied { status: 401 });
     assert_eq!(lab.asked().len(), 2);
 }
@@ -259,7 +259,7 @@ async fn a_challenge_from_another_host_is_not_answered() {
 async fn https_to_http_is_refused() {
     let lab = Lab::at("https://reg.example");
     lab.says(answer(307).to("http://cdn.example/x?signature=1"));
-    let outcome = lab.upstream.get_blob(&repo("a"), &blob(), 0).await;
+    let outcome = lab.upstream.get_blob(&repo("a"), &blob(), &BlobPart::whole()).await;
     let host = "cdn.example".into();
     assert_eq!(failure(outcome), Misbehaved::RedirectDowngrade { host }.into());
 }

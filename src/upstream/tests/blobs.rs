@@ -3,7 +3,7 @@
 use super::*;
 
 async fn get(lab: &Lab, from: u64) -> Result<BlobBody, UpstreamError> {
-    lab.upstream.get_blob(&repo("a"), &blob(), from).await
+    lab.upstream.get_blob(&repo("a"), &blob(), &BlobPart::from(from)).await
 }
 
 #[tokio::test]
@@ -71,10 +71,12 @@ async fn a_part_is_asked_for_by_range() {
     let lab = Lab::at("https://reg.example");
     lab.says(answer(206).header("content-range", "bytes 4-6/*").body("456"));
     lab.says(answer(206).header("content-range", "bytes 8-9/10").body("89"));
-    let part = lab.upstream.get_blob_part(&repo("a"), &blob(), 4, 7).await.expect("a body");
+    let part =
+        lab.upstream.get_blob(&repo("a"), &blob(), &BlobPart::span(4..7)).await.expect("a body");
     assert_eq!(part.size, None);
     assert_eq!(read(part).await.expect("a part"), "456");
-    let part = lab.upstream.get_blob_part(&repo("a"), &blob(), 8, 12).await.expect("a body");
+    let part =
+        lab.upstream.get_blob(&repo("a"), &blob(), &BlobPart::span(8..12)).await.expect("a body");
     assert_eq!(read(part).await.expect("the end"), "89");
     let asked = lab.asked();
     assert_eq!(asked[0].header("range"), Some("bytes=4-6"));
@@ -82,10 +84,9 @@ async fn a_part_is_asked_for_by_range() {
 }
 
 #[tokio::test]
-async fn an_answer_that_ignores_the_range_is_refused() {
+async fn an_answer_of_another_range_is_refused() {
     let ranged = |range: &str| answer(206).header("content-range", range).body("456789");
     for said in [
-        answer(200).body("0123456789"),
         answer(206).body("456789"),
         ranged("bytes 3-9/10"),
         ranged("bytes 5-9/10"),
@@ -96,8 +97,36 @@ async fn an_answer_that_ignores_the_range_is_refused() {
     ] {
         let lab = Lab::at("https://reg.example");
         lab.says(said);
-        assert_eq!(failure(get(&lab, 4).await), Misbehaved::RangeIgnored.into());
+        assert_eq!(failure(get(&lab, 4).await), Misbehaved::WrongRange.into());
     }
+}
+
+#[tokio::test]
+async fn the_whole_instead_of_a_part_is_said_to_be_that() {
+    let lab = Lab::at("https://reg.example");
+    lab.says(answer(200).body("0123456789"));
+    let body = get(&lab, 4).await.expect("a body");
+    assert!(body.is_range_ignored);
+    assert_eq!((body.position(), body.size), (0, Some(10)));
+    assert_eq!(read(body).await.expect("the whole"), "0123456789");
+}
+
+#[tokio::test]
+async fn a_part_is_asked_for_only_if_the_content_is_still_the_same() {
+    let lab = Lab::at("https://reg.example");
+    lab.says(answer(200).header("etag", "\"one\"").body("0123456789"));
+    lab.says(answer(206).header("content-range", "bytes 4-9/10").body("456789"));
+    lab.says(answer(200).header("etag", "W/\"weak\"").body("0123456789"));
+    let etag = get(&lab, 0).await.expect("a body").etag;
+    assert_eq!(etag.as_ref().map(HeaderValue::as_bytes), Some(&b"\"one\""[..]));
+    let part = BlobPart::from(4).if_still(etag.clone());
+    lab.upstream.get_blob(&repo("a"), &blob(), &part).await.expect("a body");
+    let whole = BlobPart::whole().if_still(etag);
+    let weak = lab.upstream.get_blob(&repo("a"), &blob(), &whole).await.expect("a body").etag;
+    assert_eq!(weak, None, "it says nothing about the bytes");
+    let asked = lab.asked();
+    assert_eq!(asked[1].header("if-range"), Some("\"one\""));
+    assert_eq!(asked[2].header("if-range"), None);
 }
 
 #[tokio::test]

@@ -41,7 +41,8 @@ async fn a_connection_that_closes_early_interrupts_the_body() {
     ] {
         let server = Server::new(Act::SayAndClose(text)).await;
         let upstream = upstream(&quick(&server.url("127.0.0.1")));
-        let mut body = upstream.get_blob(&repo("a"), &blob(), 0).await.expect("a body");
+        let mut body =
+            upstream.get_blob(&repo("a"), &blob(), &BlobPart::whole()).await.expect("a body");
         assert_eq!(body.chunk().await.expect("a chunk").expect("bytes"), "0123");
         assert_eq!(failure(body.chunk().await), Failure::Interrupted);
     }
@@ -52,7 +53,8 @@ async fn a_silent_body_is_given_up() {
     let text = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123";
     let server = Server::new(Act::SayAndHang(text)).await;
     let upstream = upstream(&quick(&server.url("127.0.0.1")));
-    let mut body = upstream.get_blob(&repo("a"), &blob(), 0).await.expect("a body");
+    let mut body =
+        upstream.get_blob(&repo("a"), &blob(), &BlobPart::whole()).await.expect("a body");
     body.chunk().await.expect("a chunk");
     let phase = Phase::Silence;
     assert_eq!(failure(body.chunk().await), Failure::TimedOut { phase });

@@ -115,7 +115,8 @@ async fn gar_redirects_relatively_and_to_itself_with_the_token() {
         .says(token("t", 300))
         .says(answer(302).to("/artifacts-downloads/x?y=1"))
         .says(answer(200).body("0123456789"));
-    let body = lab.upstream.get_blob(&repo("p/r/app"), &blob(), 0).await.expect("a body");
+    let body =
+        lab.upstream.get_blob(&repo("p/r/app"), &blob(), &BlobPart::whole()).await.expect("a body");
     assert_eq!(read(body).await.expect("a blob"), "0123456789");
     let asked = lab.asked();
     assert_eq!(asked[3].url(), "https://europe-docker.pkg.dev/artifacts-downloads/x?y=1");
@@ -142,7 +143,7 @@ async fn registry_k8s_io_has_no_auth_and_redirects_everything() {
 async fn registry_k8s_io_sends_400_for_a_resume() {
     let lab = Lab::at("https://registry.k8s.io");
     lab.says(answer(307).to("https://us.pkg.dev/x")).says(answer(400));
-    let outcome = lab.upstream.get_blob(&repo("pause"), &blob(), 5).await;
+    let outcome = lab.upstream.get_blob(&repo("pause"), &blob(), &BlobPart::from(5)).await;
     assert_eq!(failure(outcome), Failure::UnexpectedStatus { status: 400 });
 }
 
@@ -168,7 +169,7 @@ async fn ecr_wants_basic_and_redirects_to_s3_which_refuses_it() {
         .says(answer(307).to("https://s3.amazonaws.com/x?signature=1"))
         .says(answer(200).body("0123456789"))
         .says(answer(200));
-    lab.upstream.get_blob(&repo("app"), &blob(), 0).await.expect("a body");
+    lab.upstream.get_blob(&repo("app"), &blob(), &BlobPart::whole()).await.expect("a body");
     lab.upstream.head_manifest(&repo("other"), &tag("1")).await.expect("a head");
     let asked = lab.asked();
     assert_eq!(asked[0].auth(), None);

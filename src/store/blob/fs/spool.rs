@@ -11,7 +11,7 @@ use super::read::GrowingFile;
 use super::{BLOB_MODE, Shared, create_new, stored_len, sync_dir};
 use crate::oci::Verified;
 use crate::store::StoreError;
-use crate::store::blob::{Blob, ReadAt, Spool, check_len, reserve_step};
+use crate::store::blob::{Blob, ReadAt, Recorded, Recorder, Spool, check_len, reserve_step};
 
 #[derive(Debug)]
 pub(super) struct FsSpool {
@@ -23,6 +23,7 @@ pub(super) struct FsSpool {
     end: u64,
     /// The file has its blob's name: there is nothing to discard any more.
     renamed: bool,
+    recorded: Recorded,
 }
 
 impl FsSpool {
@@ -34,7 +35,15 @@ impl FsSpool {
     ) -> Result<Self, StoreError> {
         let file = create_new(&path)
             .map_err(|cause| StoreError::io(format!("create {}", path.display()), cause))?;
-        let spool = Self { shared, path, file: Arc::new(file), lease, end: 0, renamed: false };
+        let spool = Self {
+            shared,
+            path,
+            file: Arc::new(file),
+            lease,
+            end: 0,
+            renamed: false,
+            recorded: Recorded::default(),
+        };
         let reserved = spool.lease.bytes();
         match set_aside(&spool.file, reserved) {
             Ok(true) => spool.lease.allocated(),
@@ -76,6 +85,24 @@ impl Spool for FsSpool {
     fn reader(&self) -> Arc<dyn ReadAt> {
         Arc::new(GrowingFile::new(Arc::clone(&self.file), Arc::clone(&self.lease)))
     }
+
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        read_full(&self.file, offset, buffer)
+    }
+
+    fn recorded(&self) -> &Recorded {
+        &self.recorded
+    }
+
+    fn recorder(&self) -> Option<Arc<dyn Recorder>> {
+        None
+    }
+
+    fn expect_whole(&mut self, size: u64) -> io::Result<()> {
+        if size > self.end { self.reserve(size) } else { Ok(()) }
+    }
+
+    fn discard(self: Box<Self>) {}
 
     fn commit(mut self: Box<Self>, verified: Verified) -> Result<Blob, StoreError> {
         let doing = |what: &str| format!("{what} {}", self.path.display());
@@ -132,6 +159,20 @@ impl Spool for FsSpool {
             None => Err(StoreError::corrupt(doing("store"), "the blob vanished".to_owned())),
         }
     }
+}
+
+/// Reads until `buffer` is full or the file ends.
+fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset.saturating_add(filled as u64)) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 impl Drop for FsSpool {
