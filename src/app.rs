@@ -30,6 +30,7 @@ use crate::keep::{self, Keeper};
 use crate::net::OwnAddresses;
 use crate::pull::metrics::PullMetrics;
 use crate::pull::naming::Naming;
+use crate::pull::settings::FillSettings;
 use crate::pull::{Parts, Puller, Site};
 use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
@@ -181,7 +182,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
         hot: hot.clone(),
         hooks: Arc::clone(&hooks),
         uses: keeper.uses(),
-        fill: config.fill.clone(),
+        fill: FillSettings { jitter_seed: u64::from_le_bytes(random()?), ..config.fill.clone() },
         clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: PullMetrics::new(&registry)?,
@@ -339,12 +340,18 @@ fn local_address(listener: &TcpListener) -> Result<SocketAddr, AppError> {
 
 /// A random name for this process, by which it knows its own requests when they come back.
 fn instance_id() -> Result<LoopId, AppError> {
+    LoopId::new(&hex::encode(random()?)).map_err(|error| AppError::System {
+        what: "cannot make a name for this process",
+        source: io::Error::other(error),
+    })
+}
+
+fn random() -> Result<[u8; 8], AppError> {
     let mut bytes = [0; 8];
     let what = "cannot get random bytes";
     getrandom::fill(&mut bytes)
         .map_err(|error| AppError::System { what, source: io::Error::other(error.to_string()) })?;
-    LoopId::new(&hex::encode(bytes))
-        .map_err(|error| AppError::System { what, source: io::Error::other(error) })
+    Ok(bytes)
 }
 
 /// Tells scripts on the standard output that both listeners accept, and where.

@@ -4,6 +4,7 @@
 //! kind, and shutdown knows of it. What goes on in rounds, for as long as the process lives, is a
 //! [`Worker`].
 
+mod offload;
 mod worker;
 
 use std::future::Future;
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::telemetry::Cause;
 
+pub use self::offload::{Offload, OffloadError};
 pub use self::worker::{Progress, Report, Round, State, Worker, WorkerStatus, Workers};
 
 /// The tasks of the process. Cheap to clone.

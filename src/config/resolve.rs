@@ -17,6 +17,7 @@ use super::sections::{
 use super::source::{At, Origin};
 use super::values::{FilePath, List};
 use super::{Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults, telemetry};
+use crate::background::Offload;
 use crate::http::settings::ServerSettings;
 use crate::keep::scrub::ScrubSettings;
 use crate::keep::settings::UpstreamLimits;
@@ -179,6 +180,13 @@ fn fill(keys: &FillSection) -> FillSettings {
         ),
         condemned_for: or(keys.condemned_for.as_ref(), |v| v.0, defaults::CONDEMNED_FOR),
         answer_within: or(keys.answer_within.as_ref(), |v| v.0, defaults::ANSWER_WITHIN),
+        connections: or(keys.connections.as_ref(), |v| v.0 as usize, defaults::FILL_CONNECTIONS),
+        parallel_above: or(keys.parallel_above.as_ref(), |v| v.0, defaults::PARALLEL_ABOVE),
+        retry_for: or(keys.retry_for.as_ref(), |v| v.0, defaults::RETRY_FOR),
+        pause_after: or(keys.pause_after.as_ref(), |v| v.0, defaults::PAUSE_AFTER),
+        // Both are the process's, and not for an operator to choose.
+        jitter_seed: 0,
+        offload: Offload::Pool,
     }
 }
 

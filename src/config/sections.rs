@@ -171,13 +171,17 @@ section! {
 
 section! {
     /// `[fill]`
-    FillSection, "[fill]", later: ["connections", "parallel_above"],
+    FillSection, "[fill]", later: [],
     concurrent_max: Count<1, 4096>,
     private_max: Count<0, 4096>,
     blob_size_max: Size<1, { i64::MAX as u64 }>,
     serve_unverified_ranges: bool,
     condemned_for: Period,
     answer_within: Timeout,
+    connections: Count<1, 64>,
+    parallel_above: Size<1, { i64::MAX as u64 }>,
+    retry_for: Period,
+    pause_after: Period,
 }
 
 section! {

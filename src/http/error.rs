@@ -197,7 +197,7 @@ impl From<PullError> for ApiError {
             }
             PullError::WrongSize { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::SizeInvalid),
             PullError::InvalidManifest(_) => (StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid),
-            PullError::Fill(FillError::TooLarge { .. }) => {
+            PullError::Fill(FillError::TooLarge { .. } | FillError::Changed { .. }) => {
                 (StatusCode::BAD_GATEWAY, ErrorCode::SizeInvalid)
             }
             PullError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),

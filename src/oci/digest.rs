@@ -94,6 +94,11 @@ impl Digest {
         hex::encode(&self.bytes[..self.algorithm.len_bytes()])
     }
 
+    /// A number that is as random as the digest.
+    pub fn spread(&self) -> u64 {
+        self.bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+    }
+
     fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Self {
         let mut bytes = [0; 64];
         bytes[..raw.len()].copy_from_slice(raw);

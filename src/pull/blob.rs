@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::absences::Absent;
+use super::demand::Wanted;
 use super::error::PullError;
 use super::flight::{FillError, FlightKey, Role};
 use super::follow::{BlobReader, Follower};
@@ -33,12 +34,12 @@ pub struct BlobAnswer {
 }
 
 /// What the client wants of the blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlobWant {
     /// Only whether it is there, and its size.
     Head,
     /// Its bytes, or some of them.
-    Content,
+    Content(Wanted),
 }
 
 impl Puller {
@@ -79,7 +80,7 @@ impl Puller {
             }
             // Where the content has to be fetched anyway, the GET through this repository proves
             // as much as a HEAD, which is spared then.
-            let get_will_prove = want == BlobWant::Content
+            let get_will_prove = want != BlobWant::Head
                 && stored.is_none()
                 && self
                     .flights
@@ -94,12 +95,15 @@ impl Puller {
         if let Some(reader) = stored {
             agree(digest, link.as_deref(), reader.size())?;
             let size = reader.size();
-            let reader = (want == BlobWant::Content).then_some(reader);
+            let reader = (want != BlobWant::Head).then_some(reader);
             return Ok(BlobAnswer { size, reader, outcome, reading: None });
         }
         match want {
             BlobWant::Head => self.head_blob(site, scope, digest, link.as_deref()).await,
-            BlobWant::Content => self.fill_blob(site, scope, digest, link.as_deref(), proven).await,
+            BlobWant::Content(wanted) => {
+                let link = link.as_deref();
+                self.fill_blob((site, scope, digest), wanted, link, proven).await
+            }
         }
     }
 
@@ -225,9 +229,8 @@ impl Puller {
     /// Follows the blob's flight, and opens it first if there is none.
     async fn fill_blob(
         &self,
-        site: &Site,
-        scope: &Scope,
-        digest: &Digest,
+        (site, scope, digest): (&Site, &Scope, &Digest),
+        wanted: Wanted,
         link: Option<&Link>,
         mut proven: bool,
     ) -> Result<BlobAnswer, PullError> {
@@ -236,26 +239,30 @@ impl Puller {
         let mut joined = 0;
         let (follower, outcome) = loop {
             let strict = self.condemned.is_condemned(digest);
-            let (flight, outcome) = match self.flights.join(&key, scope, strict) {
+            let (flight, demand, outcome) = match self.flights.join(&key, scope, strict) {
                 Role::Follow(flight) => {
                     // Another repository may have opened it since the last look.
                     if !proven && flight.led_by != *scope {
                         self.prove_blob(site, scope, digest).await?;
                         proven = true;
                     }
-                    (flight, Outcome::Follow)
+                    let demand = flight.demands.reader(wanted.clone());
+                    (flight, demand, Outcome::Follow)
                 }
                 Role::Lead(flight, permit) => {
-                    self.fetcher.start(permit, self.asking(site), scope.clone());
-                    (flight, Outcome::Miss(MissReason::NotCached))
+                    // What is wanted is said before it is fetched.
+                    let demand = flight.demands.reader(wanted.clone());
+                    let size_hint = link.and_then(|link| link.size);
+                    self.fetcher.start(permit, self.asking(site), scope.clone(), size_hint);
+                    (flight, demand, Outcome::Miss(MissReason::NotCached))
                 }
             };
             joined += 1;
-            match Follower::ready(&flight).await {
+            let is_ours = flight.led_by == *scope;
+            match Follower::ready(flight, demand).await {
                 Ok(follower) => break (follower, outcome),
                 // What upstream refused to another repository it may give to this one.
-                Err(FillError::Upstream(_))
-                    if flight.led_by != *scope && joined < FLIGHTS_JOINED_MAX => {}
+                Err(FillError::Upstream(_)) if !is_ours && joined < FLIGHTS_JOINED_MAX => {}
                 Err(error) => return Err(error.into()),
             }
         };

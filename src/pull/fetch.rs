@@ -1,27 +1,40 @@
-//! The leader's work: one GET of a blob from upstream into the landing.
+//! The leader's work: what is needed first is asked for, room is made, and the two sides of the
+//! fill are run: the fetching ([`fill`](super::fill)) and the landing ([`verify`](super::verify)).
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::condemned::Condemned;
-use super::flight::{Content, FillError, Passing, Permit};
+use super::demand::FirstNeed;
+use super::fill::{Begun, Fill};
+use super::flight::{Content, FillError, FlightKey, Passing, Permit};
+use super::lane::Source;
 use super::links::Links;
 use super::metrics::PullMetrics;
+use super::plan::{GRAIN_BYTES, SEGMENT_MIN_BYTES, segment_of};
 use super::private::Refetch;
 use super::ring::{RING_BYTES_MAX, Ring};
 use super::settings::FillSettings;
-use super::verify::{Arrival, LANDING_CHUNKS_MAX, Landed, Landing, Place};
+use super::verify::{LANDING_CHUNKS_MAX, Landed, Landing, Place};
 use crate::background::Tasks;
 use crate::oci::{Digest, Verified};
 use crate::scope::Scope;
+use crate::spans::Spans;
 use crate::store::hot::HOT_BLOB_BYTES_MAX;
-use crate::store::{Blob, BlobStore, Uses};
+use crate::store::{Blob, BlobStore, Expect, Recorded, Spool, SpoolKey, StoreError, Uses};
 use crate::telemetry::{Cause, Span};
-use crate::upstream::{BlobBody, BlobPart, ErrorKind, Upstream};
+use crate::upstream::{BlobPart, ErrorKind, Failure, Upstream, UpstreamError};
 
 /// What became of a fill, in a trace: the words of `pierhead_fills_total`, or `stored_before`.
 const RESULT: &str = "pierhead.fill.result";
+
+/// What was opened for a fill.
+struct Opened {
+    begun: Begun,
+    place: Place,
+}
 
 /// Everything that a fill needs of the process.
 #[derive(Clone, Debug)]
@@ -54,9 +67,9 @@ impl Fetcher {
         Self { blobs, links, condemned, settings, slots, private_slots, uses, tasks, metrics }
     }
 
-    /// Starts the task that brings the blob of `permit`, asked for through `scope`. It belongs to
-    /// the process: no client's going away ends it.
-    pub fn start(&self, permit: Permit, upstream: Upstream, scope: Scope) {
+    /// Starts the task that brings the blob of `permit`, asked for through `scope`, where it may be
+    /// `size_hint` bytes long. It belongs to the process: no client's going away ends it.
+    pub fn start(&self, permit: Permit, upstream: Upstream, scope: Scope, size_hint: Option<u64>) {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             self.metrics.fill_ended("busy");
             permit.fail(FillError::Busy);
@@ -68,15 +81,17 @@ impl Fetcher {
         span.set("pierhead.repository", || scope.repo.to_string());
         span.set("pierhead.digest", || permit.key().digest.to_string());
         let cause = span.cause(Cause::current().request);
-        let fill = async move { fetcher.fill(permit, &upstream, &scope, (slot, &mut span)).await };
-        self.tasks.spawn("fill", cause.within(fill));
+        let fill = async move {
+            fetcher.fill(permit, (&upstream, &scope, size_hint), (slot, &mut span)).await
+        };
+        // Shutdown waits until it has parked what has landed.
+        self.tasks.spawn_answering("fill", cause.within(fill));
     }
 
     async fn fill(
         self,
         permit: Permit,
-        upstream: &Upstream,
-        scope: &Scope,
+        (upstream, scope, size_hint): (&Upstream, &Scope, Option<u64>),
         (slot, span): (OwnedSemaphorePermit, &mut Span),
     ) {
         let digest = permit.key().digest;
@@ -94,7 +109,8 @@ impl Fetcher {
             condemned: self.condemned.clone(),
             metrics: self.metrics.clone(),
         });
-        let (body, place) = match self.open(upstream, scope, &permit, &refetch).await {
+        let source = Source { upstream: upstream.clone(), scope: scope.clone(), digest };
+        let Opened { begun, place } = match self.open(&source, size_hint, &permit, &refetch).await {
             Ok(opened) => opened,
             Err(error) => {
                 self.ended(scope, &digest, &error, span);
@@ -102,39 +118,59 @@ impl Fetcher {
                 return;
             }
         };
-        permit.growing(body.size, place.content());
+        permit.demands().has_size(begun.total);
+        permit.growing(begun.total, begun.landed.clone(), place.content());
 
         let (sender, arrivals) = mpsc::channel(LANDING_CHUNKS_MAX);
-        let bytes_max = self.settings.blob_bytes_max;
-        let landing = Landing { permit, place, refetch, expected: digest, bytes_max };
-        let landing = tokio::task::spawn_blocking(move || landing.run(arrivals));
-        receive(body, &sender).await;
-        drop(sender);
-
-        match landing.await {
-            Ok(Landed::Stored(blob)) => {
+        let landing = Landing {
+            place,
+            landed: begun.landed.clone(),
+            total: begun.total,
+            refetch,
+            expected: digest,
+            bytes_max: self.settings.blob_bytes_max,
+            offload: self.settings.offload,
+        };
+        let how = (&self.settings, &self.metrics);
+        let fill = Fill::new(source, &permit, how, self.tasks.stopping(), sender, begun);
+        let landed = {
+            let mut landing = pin!(landing.run(&permit, arrivals));
+            tokio::select! {
+                landed = &mut landing => landed,
+                () = fill.drive() => landing.await,
+            }
+        };
+        match landed {
+            Landed::Stored(blob) => {
                 self.metrics.fill_ended("stored");
                 self.uses.came_from(&digest, &scope.upstream);
                 span.set(RESULT, || "stored");
                 span.set("pierhead.bytes", || i64::try_from(blob.len()).unwrap_or(i64::MAX));
                 tracing::debug!(%scope, %digest, bytes = blob.len(), "blob stored");
             }
-            Ok(Landed::Passed) => {
+            Landed::Passed => {
                 self.metrics.fill_ended("passed");
                 span.set(RESULT, || "passed");
             }
-            Ok(Landed::NotKept(error)) => {
+            Landed::Parked => {
+                self.metrics.fill_ended("parked");
+                span.set(RESULT, || "parked");
+                tracing::info!(
+                    %scope, %digest, landed = permit.landed_bytes(),
+                    "a fill that nobody reads waits for the next reader"
+                );
+            }
+            Landed::NotKept(error) => {
                 self.metrics.fill_ended("not_kept");
                 span.set(RESULT, || "not_kept");
                 span.fail(|| error.to_string().into());
                 tracing::error!(%scope, %digest, %error, "a verified blob could not be stored");
             }
-            Ok(Landed::Failed(permit, error)) => {
+            Landed::Failed(error) => {
                 // A client that tries again at once must find the digest condemned.
                 self.ended(scope, &digest, &error, span);
                 permit.fail(error);
             }
-            Err(error) => tracing::error!(%scope, %digest, %error, "a fill panicked"),
         }
         drop(slot);
     }
@@ -161,44 +197,165 @@ impl Fetcher {
         Some(blob)
     }
 
-    /// Asks upstream and makes room: everything that can fail before the first byte.
+    /// Finds what an earlier fill left, asks upstream for what is needed first, and makes room:
+    /// everything that can fail before the first byte.
     async fn open(
         &self,
-        upstream: &Upstream,
-        scope: &Scope,
+        source: &Source,
+        size_hint: Option<u64>,
         permit: &Permit,
         refetch: &Arc<Refetch>,
-    ) -> Result<(BlobBody, Place), FillError> {
-        let digest = &permit.key().digest;
-        let mut body = upstream.get_blob(&scope.repo, digest, &BlobPart::whole()).await?;
-        if body.size.is_none() {
+    ) -> Result<Opened, FillError> {
+        let Source { upstream, scope, digest } = source;
+        let (mut spool, no_spool) = match self.spool(permit).await {
+            Ok(spool) => (Some(spool), None),
+            Err(error) => (None, Some(error)),
+        };
+        let recorded = spool.as_ref().map(|spool| spool.recorded().clone()).unwrap_or_default();
+        let Recorded { mut landed, size: known } = recorded;
+        if permit.is_strict() || !self.settings.serve_unverified_ranges {
+            // Nothing of it is seen before all of it is there.
+            permit.demands().want_whole();
+        }
+        let mut begun = self.ask(source, known.or(size_hint), &landed, permit).await?;
+        if begun.total.is_none() {
             // Clients resume and show progress by size: ask for it once more before doing without.
             match upstream.head_blob(&scope.repo, digest).await {
-                Ok(head) => body.size = head.size,
+                Ok(head) => begun.total = head.size,
                 Err(error) => tracing::debug!(%scope, %digest, %error, "no size from HEAD either"),
             }
         }
         let max = self.settings.blob_bytes_max;
-        if body.size.is_some_and(|size| size > max) {
+        if begun.total.is_some_and(|size| size > max) {
             return Err(FillError::TooLarge { max });
         }
+        if !landed.is_empty() && begun.total != known {
+            tracing::warn!(
+                %scope, %digest, before = known, now = begun.total,
+                "upstream announces another size than for the part that is here: that is not used"
+            );
+            if let Some(spool) = spool.take() {
+                let _ = self.settings.offload.run(move || spool.discard()).await;
+            }
+            spool = Some(self.spool(permit).await?);
+            landed = Spans::new();
+            begun.first = None;
+        }
         self.links.record_blob(scope, digest).await;
-        let place = match self.blobs.spool(body.size).await {
+        self.metrics.continued(landed.len());
+        begun.landed = landed;
+
+        let is_whole = permit.demands().wishes().whole;
+        let made = match (spool, begun.total) {
+            (None, _) => Err(no_spool),
+            (Some(mut spool), Some(total)) if is_whole => {
+                let reserved = self.settings.offload.run(move || {
+                    let reserved = spool.expect_whole(total);
+                    (spool, reserved)
+                });
+                match reserved.await {
+                    Ok((spool, Ok(()))) => Ok(spool),
+                    Ok((spool, Err(error))) => {
+                        let _ = self.settings.offload.run(move || drop(spool)).await;
+                        Err(Some(StoreError::io("make room for a blob", error)))
+                    }
+                    Err(_) => return Err(FillError::Abandoned),
+                }
+            }
+            (Some(spool), _) => Ok(spool),
+        };
+        let place = match made {
             Ok(spool) => Place::Spool(spool),
             // What may not be seen before it is verified has to be somewhere until then.
             Err(error)
-                if permit.is_strict() && body.size.is_none_or(|size| size > RING_BYTES_MAX) =>
+                if permit.is_strict() && begun.total.is_none_or(|size| size > RING_BYTES_MAX) =>
             {
-                return Err(error.into());
+                return Err(error.map_or(FillError::Abandoned, FillError::Store));
             }
             Err(error) => {
-                tracing::warn!(%scope, %digest, %error, "a blob is passed on without being stored");
+                let error = error.map(|error| error.to_string());
+                tracing::warn!(%scope, %digest, error, "a blob is passed on without being stored");
+                // It passes in order, from its beginning.
+                begun.landed = Spans::new();
+                begun.first = begun.first.filter(|(_, span)| span.start == 0);
                 let ring = Ring::beginning_at(0);
-                let refetch = Arc::clone(refetch);
-                Place::Ring(Arc::new(Passing { before: None, ring, refetch }))
+                Place::Ring(Arc::new(Passing { before: None, ring, refetch: Arc::clone(refetch) }))
             }
         };
-        Ok((body, place))
+        Ok(Opened { begun, place })
+    }
+
+    /// What an earlier fill left, or a new spool.
+    async fn spool(&self, permit: &Permit) -> Result<Box<dyn Spool>, StoreError> {
+        let FlightKey { upstream, digest } = permit.key().clone();
+        let key = SpoolKey { upstream, digest };
+        if permit.is_strict() {
+            // What was left may be what was wrong.
+            self.blobs.remove_parked(&key).await?;
+        }
+        self.blobs.resume(&key, Expect::Parts).await
+    }
+
+    /// Asks upstream for the part that is needed first. Its answer proves that the repository has
+    /// the blob; where nothing is lacking, a HEAD does.
+    async fn ask(
+        &self,
+        source: &Source,
+        size: Option<u64>,
+        landed: &Spans,
+        permit: &Permit,
+    ) -> Result<Begun, FillError> {
+        let Source { upstream, scope, digest } = source;
+        let mut size = size;
+        let need = permit.demands().first_need();
+        if matches!(need, FirstNeed::Last(_)) && size.is_none() {
+            size = upstream.head_blob(&scope.repo, digest).await?.size;
+        }
+        let wishes = permit.demands().wishes();
+        let end = size.unwrap_or(u64::MAX);
+        let (from, until) = match need {
+            FirstNeed::From(from) => (from, end),
+            FirstNeed::Span(span) => (span.start, span.end.next_multiple_of(GRAIN_BYTES).min(end)),
+            // Without a size there are no last bytes to ask for.
+            FirstNeed::Last(_) if size.is_none() => (0, end),
+            FirstNeed::Last(len) => (end.saturating_sub(len), end),
+        };
+        let mut gap = landed.first_gap(from..until);
+        if wishes.whole {
+            gap = gap.or_else(|| landed.first_gap(0..end));
+        }
+        let proven = |size| Begun { total: size, landed: Spans::new(), first: None };
+        let Some(gap) = gap else {
+            return Ok(proven(upstream.head_blob(&scope.repo, digest).await?.size.or(size)));
+        };
+        let parallel_above = self.settings.parallel_above;
+        let segment = match size {
+            Some(size) => segment_of(size, wishes.in_parts, parallel_above),
+            None if wishes.in_parts => SEGMENT_MIN_BYTES,
+            None => u64::MAX,
+        };
+        let until = gap.end.min(gap.start.saturating_add(segment));
+        let is_whole = gap.start == 0 && (until == u64::MAX || size == Some(until));
+        let part = match until {
+            _ if is_whole => BlobPart::whole(),
+            u64::MAX => BlobPart::from(gap.start),
+            until => BlobPart::span(gap.start..until),
+        };
+        match upstream.get_blob(&scope.repo, digest, &part).await {
+            Ok(body) => {
+                let until = until.min(body.size.unwrap_or(u64::MAX));
+                let first = (gap.start < until).then_some((body, gap.start..until));
+                let total = first.as_ref().map_or(size, |(body, _)| body.size);
+                Ok(Begun { total, landed: Spans::new(), first })
+            }
+            // The part begins behind the end: whoever wanted it is going to be told the size.
+            Err(UpstreamError { failure: Failure::UnexpectedStatus { status: 416 }, .. })
+                if gap.start > 0 =>
+            {
+                Ok(proven(upstream.head_blob(&scope.repo, digest).await?.size))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn ended(&self, scope: &Scope, digest: &Digest, error: &FillError, span: &mut Span) {
@@ -221,6 +378,10 @@ impl Fetcher {
                 tracing::info!(%scope, %digest, "a blob that cannot be stored is not read either");
                 "unread"
             }
+            FillError::Changed { .. } => {
+                tracing::warn!(%scope, %digest, %error, "a fill failed");
+                "upstream"
+            }
             FillError::TooLarge { .. }
             | FillError::Busy
             | FillError::NoPrivate
@@ -233,20 +394,5 @@ impl Fetcher {
         self.metrics.fill_ended(result);
         span.set(RESULT, || result);
         span.fail(|| error.to_string().into());
-    }
-}
-
-/// Passes on what upstream sends, until its end, its failure, or the landing's.
-async fn receive(mut body: BlobBody, sender: &mpsc::Sender<Arrival>) {
-    loop {
-        let arrival = match body.chunk().await {
-            Ok(Some(bytes)) => Arrival::Chunk(bytes),
-            Ok(None) => Arrival::End,
-            Err(error) => Arrival::Failed(error),
-        };
-        let last = !matches!(arrival, Arrival::Chunk(_));
-        if sender.send(arrival).await.is_err() || last {
-            return;
-        }
     }
 }

@@ -5,16 +5,19 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::demand::Demands;
 use super::private::Refetch;
 use super::ring::Ring;
 use crate::oci::{Digest, Mismatch};
 use crate::scope::{Scope, UpstreamName};
+use crate::spans::Spans;
 use crate::store::{ReadAt, StoreError};
 use crate::upstream::UpstreamError;
 
@@ -44,8 +47,9 @@ pub enum Progress {
     Growing {
         /// The blob's size in bytes, where upstream said it.
         total: Option<u64>,
-        /// How many bytes have landed, from the start and without a gap.
-        landed: u64,
+        /// Which parts have landed. Of a blob whose size is not known, or that passes through
+        /// memory, only the beginning.
+        landed: Spans,
         /// Where they can be read.
         spool: Content,
     },
@@ -115,6 +119,14 @@ pub enum FillError {
     /// Upstream's fault, or its answer.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// Upstream had one size for the blob, and later another.
+    #[error("upstream said that the blob has {promised} bytes, and later that it has {actual}")]
+    Changed {
+        /// What it said first, in bytes.
+        promised: u64,
+        /// What it said later, in bytes.
+        actual: u64,
+    },
     /// What came was something else. Nothing of it was kept.
     #[error("upstream sent wrong content: {0}")]
     Mismatch(Arc<Mismatch>),
@@ -153,10 +165,39 @@ pub struct Flight {
     /// Nothing is sent before the digest is known to be right, because content under this digest
     /// was wrong a short while ago.
     pub strict: bool,
+    /// What its readers want of it.
+    pub demands: Arc<Demands>,
     began: Instant,
     progress: watch::Receiver<Progress>,
+    /// What goes on behind the progress.
+    activity: Arc<Activity>,
     /// Held once here and once by every follower.
     followed: Arc<()>,
+}
+
+/// What an operator may see of the transfers behind a fill.
+#[derive(Debug, Default)]
+pub struct Activity {
+    connections: AtomicUsize,
+    resumed: AtomicU64,
+    waits: AtomicBool,
+}
+
+impl Activity {
+    /// So many transfers run.
+    pub fn connections(&self, running: usize) {
+        self.connections.store(running, Ordering::Relaxed);
+    }
+
+    /// A transfer broke off.
+    pub fn broke_off(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether upstream is being left alone for a while.
+    pub fn waits(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Relaxed);
+    }
 }
 
 /// What an operator sees of a running fill.
@@ -166,7 +207,8 @@ pub struct FillStatus {
     pub digest: Digest,
     /// The repository through which it is asked for.
     pub scope: Scope,
-    /// `asking`, `growing`, `verified`, or for a moment `failed`.
+    /// `asking`, `growing`, `waiting` (upstream broke off, and is asked again in a moment),
+    /// `verified`, or for a moment `failed`.
     pub state: &'static str,
     /// How many bytes have landed.
     pub landed: u64,
@@ -178,24 +220,20 @@ pub struct FillStatus {
     pub followers: usize,
     /// Whether nothing of it is sent before it is verified.
     pub strict: bool,
-}
-
-/// Says that somebody follows a flight, for as long as it lives.
-#[derive(Clone, Debug)]
-pub struct Following {
-    _counted: Arc<()>,
+    /// Transfers from upstream that run for it.
+    pub connections: usize,
+    /// How often a transfer broke off and was continued.
+    pub resumed: u64,
 }
 
 impl Flight {
-    /// Counts a follower.
-    pub fn following(&self) -> Following {
-        Following { _counted: Arc::clone(&self.followed) }
-    }
-
     fn status(&self, key: &FlightKey) -> FillStatus {
         let (state, landed, total) = match &*self.progress.borrow() {
             Progress::Asking => ("asking", 0, None),
-            Progress::Growing { total, landed, .. } => ("growing", *landed, *total),
+            Progress::Growing { total, landed, .. } => {
+                let waits = self.activity.waits.load(Ordering::Relaxed);
+                (if waits { "waiting" } else { "growing" }, landed.len(), *total)
+            }
             Progress::Verified { len, .. } => ("verified", *len, Some(*len)),
             Progress::Failed(_) => ("failed", 0, None),
         };
@@ -208,6 +246,8 @@ impl Flight {
             age: self.began.elapsed(),
             followers: Arc::strong_count(&self.followed).saturating_sub(1),
             strict: self.strict,
+            connections: self.activity.connections.load(Ordering::Relaxed),
+            resumed: self.activity.resumed.load(Ordering::Relaxed),
         }
     }
 
@@ -222,6 +262,12 @@ impl Flight {
     }
 }
 
+impl Joined {
+    fn of(flight: &Arc<Flight>) -> Self {
+        Self { flight: Arc::clone(flight), _counted: Arc::clone(&flight.followed) }
+    }
+}
+
 /// All running fills.
 #[derive(Clone, Debug, Default)]
 pub struct Flights {
@@ -232,45 +278,58 @@ pub struct Flights {
 #[derive(Debug)]
 pub enum Role {
     /// Nobody fills it: the caller starts the task that does, with this permit.
-    Lead(Arc<Flight>, Permit),
+    Lead(Joined, Permit),
     /// Somebody does.
-    Follow(Arc<Flight>),
+    Follow(Joined),
+}
+
+/// A flight, counted as followed for as long as this lives.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    flight: Arc<Flight>,
+    _counted: Arc<()>,
+}
+
+impl std::ops::Deref for Joined {
+    type Target = Flight;
+
+    fn deref(&self) -> &Flight {
+        &self.flight
+    }
 }
 
 impl Flights {
     /// Joins the flight under `key` or opens one.
     pub fn join(&self, key: &FlightKey, scope: &Scope, strict: bool) -> Role {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.lock();
         if let Some(flight) = running.get(key) {
-            return Role::Follow(Arc::clone(flight));
+            return Role::Follow(Joined::of(flight));
         }
         let (sender, progress) = watch::channel(Progress::Asking);
         let flight = Arc::new(Flight {
             led_by: scope.clone(),
             strict,
+            demands: Arc::default(),
             began: Instant::now(),
             progress,
+            activity: Arc::default(),
             followed: Arc::default(),
         });
         running.insert(key.clone(), Arc::clone(&flight));
-        let permit = Permit { key: key.clone(), strict, sender, flights: self.clone() };
-        Role::Lead(flight, permit)
+        let permit =
+            Permit { flight: Arc::clone(&flight), sender, flights: self.clone(), key: key.clone() };
+        Role::Lead(Joined::of(&flight), permit)
     }
 
     /// The flight under `key`, if one runs.
-    pub fn get(&self, key: &FlightKey) -> Option<Arc<Flight>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    pub fn get(&self, key: &FlightKey) -> Option<Joined> {
+        self.lock().get(key).map(Joined::of)
     }
 
     /// What each of them is doing, the oldest first.
     pub fn list(&self) -> Vec<FillStatus> {
-        let flights: Vec<_> = self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .map(|(key, flight)| (key.clone(), Arc::clone(flight)))
-            .collect();
+        let flights: Vec<_> =
+            self.lock().iter().map(|(key, flight)| (key.clone(), Arc::clone(flight))).collect();
         let mut list: Vec<_> = flights.iter().map(|(key, flight)| flight.status(key)).collect();
         list.sort_by_key(|fill| std::cmp::Reverse(fill.age));
         list
@@ -278,7 +337,11 @@ impl Flights {
 
     /// How many fills run.
     pub fn len(&self) -> usize {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<FlightKey, Arc<Flight>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no fill runs.
@@ -292,7 +355,7 @@ impl Flights {
 #[derive(Debug)]
 pub struct Permit {
     key: FlightKey,
-    strict: bool,
+    flight: Arc<Flight>,
     sender: watch::Sender<Progress>,
     flights: Flights,
 }
@@ -304,22 +367,68 @@ impl Permit {
     }
 
     /// Whether nothing is sent before the digest is known to be right.
-    pub const fn is_strict(&self) -> bool {
-        self.strict
+    pub fn is_strict(&self) -> bool {
+        self.flight.strict
     }
 
-    /// Upstream has answered: from now on followers can read `spool`.
-    pub fn growing(&self, total: Option<u64>, spool: Content) {
-        self.sender.send_replace(Progress::Growing { total, landed: 0, spool });
+    /// What its readers want.
+    pub fn demands(&self) -> &Arc<Demands> {
+        &self.flight.demands
     }
 
-    /// `now` bytes have landed.
-    pub fn landed(&self, now: u64) {
+    /// Where what goes on is noted, for operators.
+    pub fn activity(&self) -> &Activity {
+        &self.flight.activity
+    }
+
+    /// Whether anybody follows.
+    pub fn is_followed(&self) -> bool {
+        Arc::strong_count(&self.flight.followed) > 1
+    }
+
+    /// How many bytes have landed.
+    pub fn landed_bytes(&self) -> u64 {
+        match &*self.sender.borrow() {
+            Progress::Growing { landed, .. } => landed.len(),
+            Progress::Verified { len, .. } => *len,
+            Progress::Asking | Progress::Failed(_) => 0,
+        }
+    }
+
+    /// Where the ring begins, if the blob is not being stored any more.
+    pub fn passing_from(&self) -> Option<u64> {
+        match &*self.sender.borrow() {
+            Progress::Growing { spool: Content::Passing(passing), .. } => {
+                Some(passing.before.as_ref().map_or(0, |(_, end)| *end))
+            }
+            _ => None,
+        }
+    }
+
+    /// Upstream has answered: from now on followers can read `spool`, where `landed` has landed
+    /// before.
+    pub fn growing(&self, total: Option<u64>, landed: Spans, spool: Content) {
+        self.sender.send_replace(Progress::Growing { total, landed, spool });
+    }
+
+    /// All of `now` has landed.
+    pub fn landed(&self, now: &Spans) {
         self.sender.send_modify(|progress| {
             if let Progress::Growing { landed, .. } = progress {
-                *landed = now;
+                landed.clone_from(now);
             }
         });
+    }
+
+    /// Takes the flight off the table, unless somebody follows it; whether that happened. From
+    /// then on whoever asks leads a new one.
+    pub fn leave_unless_followed(&self) -> bool {
+        let mut running = self.flights.lock();
+        let is_free = !self.is_followed();
+        if is_free {
+            self.remove_from(&mut running);
+        }
+        is_free
     }
 
     /// The store does not take any more: what lands from now on can be read from `passing`.
@@ -345,10 +454,12 @@ impl Permit {
     }
 
     fn leave(&self) {
-        let mut running = self.flights.running.lock().unwrap_or_else(PoisonError::into_inner);
+        self.remove_from(&mut self.flights.lock());
+    }
+
+    fn remove_from(&self, running: &mut HashMap<FlightKey, Arc<Flight>>) {
         // A flight that failed may have a successor under its key by now.
-        if running.get(&self.key).is_some_and(|f| f.progress.same_channel(&self.sender.subscribe()))
-        {
+        if running.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             running.remove(&self.key);
         }
     }

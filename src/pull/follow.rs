@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::flight::{Content, FillError, Flight, Following, Passing, Progress};
+use super::demand::Reader;
+use super::flight::{Content, FillError, Flight, Joined, Passing, Progress};
 use super::private::PrivateReader;
 use super::ring::{BEYOND_ALL, Found, RingReader};
 use crate::store::{Blob, ReadAt};
@@ -35,19 +36,21 @@ pub enum Trust {
     Strict,
 }
 
-/// How many bytes from the start a reader may see. `None`: nothing to say yet, ask again when the
-/// progress has changed.
-pub fn visible(progress: &Progress, trust: Trust) -> Result<Option<u64>, FillError> {
+/// Up to where a reader that is at `at` may read on: at `at` itself if there is nothing for it.
+/// `None`: nothing to say yet, ask again when the progress has changed.
+pub fn visible(progress: &Progress, trust: Trust, at: u64) -> Result<Option<u64>, FillError> {
     match progress {
         Progress::Asking => Ok(None),
-        Progress::Growing { total, landed, .. } => Ok(Some(match trust {
-            Trust::Strict => 0,
-            Trust::Unverified => *landed,
-            Trust::HoldBack => match total {
-                Some(total) => (*landed).min(total.saturating_sub(HOLD_BACK_BYTES)),
-                None => landed.saturating_sub(HOLD_BACK_BYTES),
-            },
-        })),
+        Progress::Growing { total, landed, .. } => {
+            let end = landed.end_of_run(at);
+            Ok(Some(match trust {
+                Trust::Strict => at,
+                Trust::Unverified => end,
+                // Of a blob of unknown size only the beginning lands, and the end of that is held
+                // back.
+                Trust::HoldBack => end.min(total.unwrap_or(end).saturating_sub(HOLD_BACK_BYTES)),
+            }))
+        }
         Progress::Verified { len, .. } => Ok(Some(*len)),
         Progress::Failed(error) => Err(error.clone()),
     }
@@ -157,7 +160,8 @@ pub struct Follower {
     /// Bytes of the flight were handed out: an answer that goes on by a transfer of its own is
     /// right only if the flight was.
     took_from_flight: bool,
-    _following: Following,
+    demand: Reader,
+    _joined: Joined,
 }
 
 /// Which way a follower gets what is not stored.
@@ -177,8 +181,7 @@ enum Lane {
 impl Follower {
     /// Waits until the answer's head can be sent: upstream has answered, and where the blob is
     /// small or the flight strict, the content is verified. Cancel-safe.
-    pub async fn ready(flight: &Flight) -> Result<Self, FillError> {
-        let following = flight.following();
+    pub async fn ready(flight: Joined, demand: Reader) -> Result<Self, FillError> {
         let mut progress = flight.watch();
         let trust = if flight.strict { Trust::Strict } else { Trust::HoldBack };
         let ready = |progress: &Progress| match progress {
@@ -208,7 +211,7 @@ impl Follower {
             (size, lane)
         };
         let took_from_flight = false;
-        Ok(Self { progress, trust, size, lane, took_from_flight, _following: following })
+        Ok(Self { progress, trust, size, lane, took_from_flight, demand, _joined: flight })
     }
 
     /// Waits until upstream has answered: the blob's size in bytes, where it is known. Cancel-safe.
@@ -246,7 +249,7 @@ impl Follower {
                     self.lane = Lane::Ring(passing.ring.reader(span.start));
                 }
             }
-            let Some((content, end)) = self.seen(span.start).await? else { continue };
+            let Some((content, end)) = self.seen(&span).await? else { continue };
             if span.start >= end {
                 return Ok(None);
             }
@@ -275,8 +278,11 @@ impl Follower {
 
     /// What the flight can show, and up to where: waits until that is beyond `start` or the end.
     /// `None` if the store has failed meanwhile: then there is another way to it.
-    async fn seen(&mut self, start: u64) -> Result<Option<(Content, u64)>, ReadError> {
-        let trust = self.trust;
+    async fn seen(&mut self, span: &Range<u64>) -> Result<Option<(Content, u64)>, ReadError> {
+        let (trust, start) = (self.trust, span.start);
+        if matches!(visible(&self.progress.borrow(), trust, start), Ok(Some(end)) if end <= start) {
+            self.demand.waits_for(span.clone());
+        }
         let was_passing = self.passing().is_some();
         let has_changed =
             |progress: &Progress| content(progress).is_some_and(Content::is_passing) != was_passing;
@@ -285,11 +291,11 @@ impl Follower {
             .wait_for(|progress| {
                 !matches!(progress, Progress::Growing { .. } | Progress::Asking)
                     || has_changed(progress)
-                    || matches!(visible(progress, trust), Ok(Some(end)) if end > start)
+                    || matches!(visible(progress, trust, start), Ok(Some(end)) if end > start)
             })
             .await
             .map_err(|_| FillError::Abandoned)?;
-        let end = visible(&progress, trust)?.unwrap_or(0);
+        let end = visible(&progress, trust, start)?.unwrap_or(0);
         match &*progress {
             // The head of the answer promised another size: upstream had been wrong about it.
             Progress::Verified { len, .. } if self.size.is_some_and(|size| size != *len) => {

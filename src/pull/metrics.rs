@@ -5,8 +5,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use super::outcome::{Outcome, StaleReason};
 
 /// How fills end.
-const FILL_RESULTS: [&str; 7] =
-    ["stored", "not_kept", "mismatch", "not_found", "upstream", "local", "busy"];
+const FILL_RESULTS: [&str; 8] =
+    ["stored", "not_kept", "parked", "mismatch", "not_found", "upstream", "local", "busy"];
 
 /// The engine's counters. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct PullMetrics {
     verification_failures: IntCounter,
     unverified_bytes: IntCounter,
     private: IntCounter,
+    broke_off: IntCounter,
+    continued_bytes: IntCounter,
     stale: IntCounterVec,
 }
 
@@ -47,6 +49,14 @@ impl PullMetrics {
             "pierhead_private_transfers_total",
             "Upstream transfers for one reader alone, of blobs that could not be stored",
         )?;
+        let broke_off = IntCounter::new(
+            "pierhead_fill_broken_transfers_total",
+            "Transfers of blobs that broke off and were continued, or given up",
+        )?;
+        let continued_bytes = IntCounter::new(
+            "pierhead_fill_continued_bytes_total",
+            "Bytes that fills took over from earlier ones that were parked or cut off",
+        )?;
         let stale = IntCounterVec::new(
             Opts::new("pierhead_stale_answers_total", "Stale answers served, by reason"),
             &["reason"],
@@ -64,6 +74,8 @@ impl PullMetrics {
         registry.register(Box::new(verification_failures.clone()))?;
         registry.register(Box::new(unverified_bytes.clone()))?;
         registry.register(Box::new(private.clone()))?;
+        registry.register(Box::new(broke_off.clone()))?;
+        registry.register(Box::new(continued_bytes.clone()))?;
         registry.register(Box::new(stale.clone()))?;
         Ok(Self {
             fills,
@@ -72,6 +84,8 @@ impl PullMetrics {
             verification_failures,
             unverified_bytes,
             private,
+            broke_off,
+            continued_bytes,
             stale,
         })
     }
@@ -86,6 +100,14 @@ impl PullMetrics {
 
     pub(super) fn private_transfer(&self) {
         self.private.inc();
+    }
+
+    pub(super) fn broke_off(&self) {
+        self.broke_off.inc();
+    }
+
+    pub(super) fn continued(&self, bytes: u64) {
+        self.continued_bytes.inc_by(bytes);
     }
 
     pub(super) fn stale_answer(&self, reason: &str) {

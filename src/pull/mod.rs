@@ -6,7 +6,9 @@
 //! | [`manifest`], [`resolve`], [`decide`], [`closure`] | manifests by digest and by tag |
 //! | [`blob`] | blobs: who may read, from where, who fetches |
 //! | [`flight`] | the fills that run, and their progress |
-//! | [`fetch`], [`verify`] | the leader of a fill: from upstream through the hasher to the store |
+//! | [`fetch`] | the leader of a fill: opens both sides of it and says what became of it |
+//! | [`fill`], [`plan`], [`demand`], [`lane`], [`retry`], [`pace`] | the fetching side: what is asked for when, in the order of need, and again |
+//! | [`verify`] | the landing side: through the hasher to the store |
 //! | [`follow`] | everybody else: reading what is stored or growing |
 //! | [`ring`], [`private`] | the same for a blob that cannot be stored |
 //! | [`links`], [`absences`], [`condemned`] | what is known to be there, not there, and suspect |
@@ -20,23 +22,29 @@ pub mod blob;
 pub mod closure;
 pub mod condemned;
 pub mod decide;
+pub mod demand;
 pub mod denials;
 pub mod error;
 pub mod explain;
 pub mod fetch;
+pub mod fill;
 pub mod flight;
 pub mod follow;
 pub mod image;
 pub mod inspect;
+pub mod lane;
 pub mod links;
 pub mod manifest;
 pub mod metrics;
 pub mod naming;
 pub mod outcome;
+pub mod pace;
+pub mod plan;
 pub mod private;
 pub mod purge;
 pub mod referrers;
 pub mod resolve;
+pub mod retry;
 pub mod ring;
 pub mod settings;
 pub mod tags;
@@ -52,6 +60,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 pub use self::blob::{BlobAnswer, BlobWant};
+pub use self::demand::Wanted;
 pub use self::error::PullError;
 pub use self::flight::FillError;
 pub use self::follow::{BlobReader, ReadError};

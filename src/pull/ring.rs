@@ -5,10 +5,12 @@
 //! for itself ([`private`](super::private)).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// How much of a blob a ring holds, in bytes.
 pub const RING_BYTES_MAX: u64 = 16 << 20;
@@ -29,7 +31,7 @@ pub struct Unread;
 pub struct Ring {
     state: Mutex<State>,
     /// A reader came, moved or left.
-    moved: Condvar,
+    moved: Notify,
     patience: Duration,
 }
 
@@ -71,7 +73,7 @@ impl Ring {
             readers: HashMap::new(),
             next_reader: 0,
         };
-        Arc::new(Self { state: Mutex::new(state), moved: Condvar::new(), patience })
+        Arc::new(Self { state: Mutex::new(state), moved: Notify::new(), patience })
     }
 
     /// Whether `len` more bytes would have to wait for readers.
@@ -81,33 +83,32 @@ impl Ring {
         !state.fits(len as u64)
     }
 
-    /// Adds the next bytes; blocks while readers are too far behind for them.
+    /// Adds the next bytes; waits while readers are too far behind for them. One adds at a time.
+    ///
+    /// Cancel-safe: they are added, or not.
     ///
     /// # Errors
     /// When there is no reader at all, for a while.
-    pub fn push(&self, bytes: Bytes) -> Result<(), Unread> {
+    pub async fn push(&self, bytes: Bytes) -> Result<(), Unread> {
         let len = bytes.len() as u64;
-        let mut state = self.lock();
         loop {
-            state.let_go(len);
-            if state.fits(len) {
-                break;
-            }
-            let had_reader = !state.readers.is_empty();
-            let (next, timed_out) = self
-                .moved
-                .wait_timeout(state, self.patience)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = next;
+            let had_reader = {
+                let mut state = self.lock();
+                state.let_go(len);
+                if state.fits(len) {
+                    let end = state.end;
+                    state.end += len;
+                    state.chunks.push_back((end, bytes));
+                    return Ok(());
+                }
+                !state.readers.is_empty()
+            };
             // A reader that does not read is ended by its connection's limits.
-            if timed_out.timed_out() && !had_reader && state.readers.is_empty() {
+            let timed_out = timeout(self.patience, self.moved.notified()).await.is_err();
+            if timed_out && !had_reader && self.lock().readers.is_empty() {
                 return Err(Unread);
             }
         }
-        let end = state.end;
-        state.end += len;
-        state.chunks.push_back((end, bytes));
-        Ok(())
     }
 
     /// Where the first byte that can still be read stands in the blob.
@@ -128,7 +129,7 @@ impl Ring {
         state.next_reader += 1;
         state.readers.insert(id, offset);
         drop(state);
-        self.moved.notify_all();
+        self.moved.notify_one();
         RingReader { ring: Arc::clone(self), id }
     }
 
@@ -195,7 +196,7 @@ impl RingReader {
         };
         state.readers.insert(self.id, done);
         drop(state);
-        self.ring.moved.notify_all();
+        self.ring.moved.notify_one();
         found
     }
 }
@@ -203,7 +204,7 @@ impl RingReader {
 impl Drop for RingReader {
     fn drop(&mut self) {
         self.ring.lock().readers.remove(&self.id);
-        self.ring.moved.notify_all();
+        self.ring.moved.notify_one();
     }
 }
 
@@ -217,33 +218,33 @@ mod tests {
         Bytes::from(vec![n as u8; CHUNK as usize])
     }
 
-    fn filled() -> Arc<Ring> {
+    async fn filled() -> Arc<Ring> {
         let ring = Ring::with_patience(0, Duration::from_millis(20));
         for n in 0..RING_BYTES_MAX / CHUNK {
             assert!(!ring.is_full(CHUNK as usize));
-            ring.push(chunk(n)).unwrap();
+            ring.push(chunk(n)).await.unwrap();
         }
         ring
     }
 
-    #[test]
-    fn a_full_ring_that_nobody_reads_gives_up() {
-        let ring = filled();
+    #[tokio::test(start_paused = true)]
+    async fn a_full_ring_that_nobody_reads_gives_up() {
+        let ring = filled().await;
         assert!(ring.is_full(1));
-        assert_eq!(ring.push(chunk(16)), Err(Unread));
+        assert_eq!(ring.push(chunk(16)).await, Err(Unread));
         assert_eq!(ring.start(), 0, "the first reader still finds everything");
     }
 
-    #[test]
-    fn the_fastest_reader_sets_the_pace_and_the_others_lose_what_is_gone() {
-        let ring = filled();
+    #[tokio::test(start_paused = true)]
+    async fn the_fastest_reader_sets_the_pace_and_the_others_lose_what_is_gone() {
+        let ring = filled().await;
         let (fast, slow) = (ring.reader(0), ring.reader(0));
         assert_eq!(slow.read(0, 10), Found::Bytes(chunk(0).slice(..10)));
         assert_eq!(fast.read(0, u64::MAX), Found::Bytes(chunk(0)));
         assert_eq!(fast.read(CHUNK, u64::MAX), Found::Bytes(chunk(1)));
         assert!(!ring.is_full(CHUNK as usize));
-        ring.push(chunk(16)).unwrap();
-        ring.push(chunk(17)).unwrap();
+        ring.push(chunk(16)).await.unwrap();
+        ring.push(chunk(17)).await.unwrap();
         assert!(ring.is_full(CHUNK as usize), "the fast one has not read more");
         assert_eq!(slow.read(10, 10), Found::Gone);
         assert_eq!(slow.read(2 * CHUNK + 3, 10), Found::Bytes(chunk(2).slice(3..13)));
@@ -252,9 +253,9 @@ mod tests {
         assert!(ring.covers(30 * CHUNK) && !ring.covers(60 * CHUNK));
     }
 
-    #[test]
-    fn a_reader_that_waits_far_ahead_holds_up_nobody_and_tears_nobody_along() {
-        let ring = filled();
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_waits_far_ahead_holds_up_nobody_and_tears_nobody_along() {
+        let ring = filled().await;
         let _waits = ring.reader(100 * CHUNK);
         let reads = ring.reader(0);
         assert!(ring.is_full(CHUNK as usize), "the one in the window counts");
@@ -262,39 +263,39 @@ mod tests {
         assert!(!ring.is_full(CHUNK as usize));
         let _stays = ring.reader(BEYOND_ALL);
         for n in 16..40 {
-            ring.push(chunk(n)).unwrap();
+            ring.push(chunk(n)).await.unwrap();
         }
     }
 
-    #[test]
-    fn a_push_waits_for_a_reader_that_comes_and_moves() {
-        let ring = filled();
+    #[tokio::test(start_paused = true)]
+    async fn a_push_waits_for_a_reader_that_comes_and_moves() {
+        let ring = filled().await;
         let reader = ring.reader(0);
-        let pushing = std::thread::spawn({
-            let ring = Arc::clone(&ring);
-            move || ring.push(chunk(16))
-        });
-        let mut offset = 0;
-        while offset < 17 * CHUNK {
-            match reader.read(offset, u64::MAX) {
-                Found::Bytes(bytes) => {
-                    assert_eq!(bytes[0], (offset / CHUNK) as u8);
-                    offset += bytes.len() as u64;
+        let pushing = ring.push(chunk(16));
+        let reading = async {
+            let mut offset = 0;
+            while offset < 17 * CHUNK {
+                match reader.read(offset, u64::MAX) {
+                    Found::Bytes(bytes) => {
+                        assert_eq!(bytes[0], (offset / CHUNK) as u8);
+                        offset += bytes.len() as u64;
+                    }
+                    Found::NotYet => tokio::task::yield_now().await,
+                    Found::Gone => panic!("the only reader loses nothing"),
                 }
-                Found::NotYet => std::thread::yield_now(),
-                Found::Gone => panic!("the only reader loses nothing"),
             }
-        }
-        pushing.join().unwrap().unwrap();
+        };
+        let (pushed, ()) = tokio::join!(pushing, reading);
+        pushed.unwrap();
     }
 
-    #[test]
-    fn a_chunk_larger_than_the_ring_passes() {
+    #[tokio::test(start_paused = true)]
+    async fn a_chunk_larger_than_the_ring_passes() {
         let ring = Ring::with_patience(7, Duration::from_millis(20));
         let large = Bytes::from(vec![1; RING_BYTES_MAX as usize + 1]);
-        ring.push(large.clone()).unwrap();
+        ring.push(large.clone()).await.unwrap();
         let reader = ring.reader(7);
         assert_eq!(reader.read(7, u64::MAX), Found::Bytes(large));
-        ring.push(chunk(1)).unwrap();
+        ring.push(chunk(1)).await.unwrap();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::background::Offload;
 use crate::oci::RepoName;
 use crate::scope::UpstreamName;
 
@@ -58,4 +59,17 @@ pub struct FillSettings {
     pub condemned_for: Duration,
     /// How long a client waits for response headers before it gets a status instead.
     pub answer_within: Duration,
+    /// Transfers at a time for one blob.
+    pub connections: usize,
+    /// Blobs above this size, in bytes, are fetched in several requests of disjoint ranges, several
+    /// at a time where that is quicker.
+    pub parallel_above: u64,
+    /// How long a fill of which nothing lands goes on asking upstream.
+    pub retry_for: Duration,
+    /// How long a fill goes on that nobody reads and that is far from its end.
+    pub pause_after: Duration,
+    /// Spreads the waits of Pierheads whose upstream breaks off at the same moment.
+    pub jitter_seed: u64,
+    /// Where blobs are written and hashed.
+    pub offload: Offload,
 }

@@ -33,9 +33,9 @@ pub struct BlobPart {
     pub from: u64,
     /// The byte after the last; `None` is the blob's end.
     pub until: Option<u64>,
-    /// What upstream called the content when it sent other parts of it: then the part is asked for
-    /// only if it is still that. Source: RFC 9110 section 13.1.5.
-    pub etag: Option<HeaderValue>,
+    /// What upstream called the content when it sent other parts of it, and which of its hosts did:
+    /// there the part is asked for only if it is still that. Source: RFC 9110 section 13.1.5.
+    pub etag: Option<(Arc<str>, HeaderValue)>,
 }
 
 impl BlobPart {
@@ -56,7 +56,7 @@ impl BlobPart {
 
     /// If upstream still calls the content `etag`.
     #[must_use]
-    pub fn if_still(mut self, etag: Option<HeaderValue>) -> Self {
+    pub fn if_still(mut self, etag: Option<(Arc<str>, HeaderValue)>) -> Self {
         self.etag = etag;
         self
     }
@@ -175,7 +175,13 @@ impl Upstream {
     ) -> Result<BlobBody, Failure> {
         let mut ask = ask(Method::GET, repo, digest);
         ask.range = part.range();
-        ask.if_range = part.etag.clone().filter(|_| ask.range.is_some());
+        // Endpoints need not agree on what they call the same content.
+        ask.if_range = match &part.etag {
+            Some((host, etag)) if ask.range.is_some() && *host == endpoint.host => {
+                Some(etag.clone())
+            }
+            _ => None,
+        };
         let response = self.ask(endpoint, &ask).await?.response;
         let came = came(response.status, &response.headers, part)?;
         let etag = strong_etag(&response.headers);
@@ -223,7 +229,7 @@ impl BlobBody {
     }
 
     /// The endpoint that sends this: host, with a port where it is not the scheme's own.
-    pub fn host(&self) -> &str {
+    pub fn host(&self) -> &Arc<str> {
         &self.endpoint.host
     }
 

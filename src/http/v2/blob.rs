@@ -12,7 +12,7 @@ use super::{Answer, Asked, Body, Registry, etag, identify_content, set_cache_con
 use crate::http::body::{Piece, Transfer};
 use crate::http::error::ApiError;
 use crate::oci::{ByteRanges, ByteSpan, ContentRange, Digest, RangeSpec, Resolved};
-use crate::pull::{BlobAnswer, BlobWant};
+use crate::pull::{BlobAnswer, BlobWant, Wanted};
 use crate::scope::Scope;
 
 const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -27,7 +27,12 @@ impl Registry {
         let mut response = Response::new(Body::empty());
         let has_it = identify_content(&mut response, asked.headers, digest);
         // Who has it already needs no bytes of it, only to know that it is there.
-        let want = if asked.is_head() || has_it { BlobWant::Head } else { BlobWant::Content };
+        let ranges = asked_ranges(asked.headers, digest);
+        let want = match &ranges {
+            _ if asked.is_head() || has_it => BlobWant::Head,
+            None => BlobWant::Content(Wanted::Whole),
+            Some(ranges) => BlobWant::Content(Wanted::Ranges(ranges.clone())),
+        };
         let BlobAnswer { size, reader, outcome, reading } =
             asked.puller.blob(scope, digest, want).await?;
         set_cache_control(&mut response, self.cache_control(scope, true));
@@ -45,7 +50,7 @@ impl Registry {
             return Ok(Answer { response, outcome });
         };
         let pieces = match size {
-            Some(size) => match ranges(asked.headers, digest, size) {
+            Some(size) => match resolve(ranges.as_ref(), size) {
                 Ranges::Whole => {
                     headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
                     VecDeque::from([Piece::Span(0..size)])
@@ -91,18 +96,19 @@ enum Ranges {
     },
 }
 
-fn ranges(headers: &HeaderMap, digest: &Digest, size: u64) -> Ranges {
+/// The ranges that are asked for, if the whole is not.
+fn asked_ranges(headers: &HeaderMap, digest: &Digest) -> Option<ByteRanges> {
     // A client that resumes what it once had from here has the same content, or no right to
     // resume it. Source: RFC 9110, section 13.1.5.
     if headers.get(IF_RANGE).is_some_and(|value| value.as_bytes() != etag(digest).as_bytes()) {
-        return Ranges::Whole;
+        return None;
     }
-    let Some(asked) =
-        headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(ByteRanges::parse)
-    else {
-        // What cannot be read is ignored. Source: RFC 9110, section 14.2.
-        return Ranges::Whole;
-    };
+    // What cannot be read is ignored. Source: RFC 9110, section 14.2.
+    headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(ByteRanges::parse)
+}
+
+fn resolve(asked: Option<&ByteRanges>, size: u64) -> Ranges {
+    let Some(asked) = asked else { return Ranges::Whole };
     match asked.resolve(size) {
         Resolved::Whole => Ranges::Whole,
         Resolved::Unsatisfiable => Ranges::Unsatisfiable,

@@ -8,8 +8,10 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::oci::Digest;
+use crate::pull::demand::Wanted;
 use crate::pull::flight::{FlightKey, Flights, Permit, Role};
 use crate::scope::Scope;
+use crate::spans::Spans;
 use crate::store::blob::InMemory;
 
 const SIZE: u64 = 200_000;
@@ -23,10 +25,10 @@ fn content() -> Content {
 }
 
 fn growing(total: Option<u64>, landed: u64) -> Progress {
-    Progress::Growing { total, landed, spool: content() }
+    Progress::Growing { total, landed: Spans::of(0..landed), spool: content() }
 }
 
-fn flight(strict: bool) -> (std::sync::Arc<Flight>, Permit) {
+fn flight(strict: bool) -> (Joined, Permit) {
     let scope = Scope { upstream: "docker.io".parse().unwrap(), repo: "a".parse().unwrap() };
     let key = FlightKey::new(&scope, &Digest::sha256(b"a"));
     match Flights::default().join(&key, &scope, strict) {
@@ -35,25 +37,29 @@ fn flight(strict: bool) -> (std::sync::Arc<Flight>, Permit) {
     }
 }
 
+async fn ready(flight: &Joined) -> Result<Follower, FillError> {
+    Follower::ready(flight.clone(), flight.demands.reader(Wanted::Whole)).await
+}
+
 proptest! {
     #[test]
     fn an_unverified_answer_is_never_complete(total in 0_u64..1 << 40, landed in 0_u64..1 << 40) {
         let landed = landed.min(total);
-        let seen = visible(&growing(Some(total), landed), Trust::HoldBack).unwrap().unwrap();
+        let seen = visible(&growing(Some(total), landed), Trust::HoldBack, 0).unwrap().unwrap();
         prop_assert!(seen <= landed);
         prop_assert!(seen + HOLD_BACK_BYTES <= total || seen == 0);
-        let seen = visible(&growing(None, landed), Trust::HoldBack).unwrap().unwrap();
+        let seen = visible(&growing(None, landed), Trust::HoldBack, 0).unwrap().unwrap();
         prop_assert!(seen + HOLD_BACK_BYTES <= landed || seen == 0);
-        prop_assert_eq!(visible(&growing(Some(total), landed), Trust::Strict).unwrap(), Some(0));
+        prop_assert_eq!(visible(&growing(Some(total), landed), Trust::Strict, 0).unwrap(), Some(0));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_gets_what_has_landed_and_the_rest_when_it_is_verified() {
     let (flight, permit) = flight(false);
-    permit.growing(Some(SIZE), content());
-    permit.landed(SIZE);
-    let follower = Follower::ready(&flight).await.unwrap();
+    permit.growing(Some(SIZE), Spans::new(), content());
+    permit.landed(&Spans::of(0..SIZE));
+    let follower = ready(&flight).await.unwrap();
     let mut reader = BlobReader::Growing(follower);
     let mut at = 0;
     while at < SIZE - HOLD_BACK_BYTES {
@@ -70,9 +76,9 @@ async fn a_reader_gets_what_has_landed_and_the_rest_when_it_is_verified() {
 #[tokio::test]
 async fn a_reader_of_a_lost_flight_gets_an_error_and_no_end() {
     let (flight, permit) = flight(false);
-    permit.growing(None, content());
-    permit.landed(SIZE);
-    let mut reader = BlobReader::Growing(Follower::ready(&flight).await.unwrap());
+    permit.growing(None, Spans::new(), content());
+    permit.landed(&Spans::of(0..SIZE));
+    let mut reader = BlobReader::Growing(ready(&flight).await.unwrap());
     assert!(reader.read(0..u64::MAX, false).await.unwrap().is_some());
     drop(permit);
     let error = reader.read(100..u64::MAX, false).await.unwrap_err();
@@ -82,8 +88,8 @@ async fn a_reader_of_a_lost_flight_gets_an_error_and_no_end() {
 #[tokio::test]
 async fn the_end_of_a_blob_of_unknown_size_is_an_end() {
     let (flight, permit) = flight(false);
-    permit.growing(None, content());
-    let mut reader = BlobReader::Growing(Follower::ready(&flight).await.unwrap());
+    permit.growing(None, Spans::new(), content());
+    let mut reader = BlobReader::Growing(ready(&flight).await.unwrap());
     permit.verified(SIZE, content());
     assert!(reader.read(SIZE..u64::MAX, false).await.unwrap().is_none());
 }
@@ -92,10 +98,25 @@ async fn the_end_of_a_blob_of_unknown_size_is_an_end() {
 async fn a_small_or_strict_blob_waits_for_its_verification() {
     for (strict, total) in [(false, HOLD_BACK_BYTES), (true, SIZE)] {
         let (flight, permit) = flight(strict);
-        permit.growing(Some(total), content());
-        permit.landed(total);
-        assert!(timeout(A_WHILE, Follower::ready(&flight)).await.is_err());
+        permit.growing(Some(total), Spans::new(), content());
+        permit.landed(&Spans::of(0..total));
+        assert!(timeout(A_WHILE, ready(&flight)).await.is_err());
         permit.verified(total, content());
-        assert_eq!(Follower::ready(&flight).await.unwrap().size(), Some(total));
+        assert_eq!(ready(&flight).await.unwrap().size(), Some(total));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_far_ahead_gets_what_landed_there() {
+    let (flight, permit) = flight(false);
+    permit.growing(Some(SIZE), Spans::new(), content());
+    permit.demands().has_size(Some(SIZE));
+    let mut reader = BlobReader::Growing(ready(&flight).await.unwrap());
+    let early = timeout(A_WHILE, reader.read(100_000..SIZE, false)).await;
+    assert!(early.is_err());
+    assert_eq!(permit.demands().wishes().readers, [100_000..SIZE], "it is known what it needs");
+    permit.landed(&[0..10, 100_000..120_000].into_iter().collect());
+    let read = reader.read(100_000..SIZE, false).await.unwrap().unwrap();
+    assert_eq!((read.len(), read[0]), (20_000, (100_000 % 251) as u8));
+    assert!(timeout(A_WHILE, reader.read(120_000..SIZE, false)).await.is_err());
 }
