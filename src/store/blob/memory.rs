@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use self::sparse::Sparse;
 use super::{
     Blob, BlobStore, Evicted, Expect, Parked, ReadAt, Recorded, Recorder, RoomUse, Spool, SpoolKey,
     check_len,
 };
-use self::sparse::Sparse;
 use crate::clock::{Clock, Timestamp};
 use crate::oci::{Digest, Verified};
 use crate::spans::Spans;

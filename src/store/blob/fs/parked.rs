@@ -310,6 +310,7 @@ fn look_at(part: &Path, state: &Path) -> Result<Found, &'static str> {
 
 /// When a file was last written to.
 pub(super) fn modified(metadata: &fs::Metadata) -> Timestamp {
-    let ms = metadata.mtime().saturating_mul(1000).saturating_add(metadata.mtime_nsec() / 1_000_000);
+    let ms =
+        metadata.mtime().saturating_mul(1000).saturating_add(metadata.mtime_nsec() / 1_000_000);
     Timestamp::from_unix_ms(u64::try_from(ms).unwrap_or(0))
 }

@@ -118,8 +118,7 @@ impl FsSpool {
         crash::point(Point::SpoolCreated);
         let file = Arc::new(file);
         let keyed = keyed.map(|(claim, key, pair)| {
-            let sidecar =
-                Sidecar::new(key.clone(), pair, Arc::clone(&file), Recorded::default());
+            let sidecar = Sidecar::new(key.clone(), pair, Arc::clone(&file), Recorded::default());
             Keyed { claim, sidecar: Arc::new(sidecar), keep: true }
         });
         let mut spool = Self {

@@ -1,5 +1,7 @@
 //! What only a file system can get wrong.
 
+mod kept;
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 

@@ -76,7 +76,11 @@ impl Sparse {
     pub(super) fn only(&self, spans: &Spans) -> Self {
         let mut kept = Self { pages: BTreeMap::new(), len: spans.end().min(self.len) };
         for span in spans.iter() {
-            for (number, part) in pages(span.start..span.end.min(self.len)) {
+            let end = span.end.min(self.len);
+            if span.start >= end {
+                break;
+            }
+            for (number, part) in pages(span.start..end) {
                 let Some(page) = self.pages.get(&number) else { continue };
                 if part.len() == PAGE_BYTES {
                     kept.pages.insert(number, Arc::clone(page));

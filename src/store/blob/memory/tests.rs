@@ -35,7 +35,12 @@ async fn a_blob_put_twice_counts_once() {
 }
 
 /// A spool of `key` with `written` at its front, of which the first `recorded` bytes are recorded.
-async fn begun(store: &MemoryBlobs, key: &SpoolKey, written: &[u8], recorded: u64) -> Box<dyn Spool> {
+async fn begun(
+    store: &MemoryBlobs,
+    key: &SpoolKey,
+    written: &[u8],
+    recorded: u64,
+) -> Box<dyn Spool> {
     let mut spool = store.resume(key, Expect::Whole(None)).await.unwrap();
     spool.write_at(0, written).unwrap();
     let landed = Spans::of(0..recorded);

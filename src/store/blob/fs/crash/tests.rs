@@ -263,7 +263,9 @@ async fn check(root: &Path, after: Step) {
         assert!(!has(&evicted()).await);
     }
     match after {
-        Step::HalfRecorded => assert!(landed(&big()) == Some(half()) || landed(&big()) == Some(more())),
+        Step::HalfRecorded => {
+            assert!(landed(&big()) == Some(half()) || landed(&big()) == Some(more()))
+        }
         Step::MoreRecorded | Step::Parked => assert_eq!(landed(&big()), Some(more())),
         Step::OtherParked if !has(&big()).await => assert_eq!(landed(&big()), Some(more())),
         step if step >= Step::OtherParked => assert!(has(&big()).await && landed(&big()).is_none()),
@@ -281,7 +283,8 @@ async fn check(root: &Path, after: Step) {
 
     // What there is can be gone on with.
     for whole in &known {
-        let mut spool = store.resume(&whole.key, Expect::Whole(Some(whole.proof.len()))).await.unwrap();
+        let mut spool =
+            store.resume(&whole.key, Expect::Whole(Some(whole.proof.len()))).await.unwrap();
         let landed = spool.recorded().landed.clone();
         let mut at = 0;
         while let Some(gap) = landed.first_gap(at..whole.proof.len()) {
