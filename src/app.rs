@@ -26,6 +26,7 @@ use crate::http::server::Server;
 use crate::http::tls::{self, Tls, TlsError};
 use crate::http::v2::Registry;
 use crate::keep::scrub::{Scrub, ScrubMetrics, ScrubParts};
+use crate::keep::shelf::Finder;
 use crate::keep::{self, Keeper};
 use crate::net::OwnAddresses;
 use crate::pull::metrics::PullMetrics;
@@ -189,7 +190,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     });
 
     let (scrub, scrubbing) = Scrub::new(ScrubParts {
-        blobs: Arc::clone(&blobs),
+        blobs: keeper.shelf_of(Finder::Scrub),
         hot,
         settings: config.storage.scrub,
         clock: clock.clone(),

@@ -69,10 +69,18 @@ pub(super) fn usage(usage: &StorageUsage) -> String {
         Some(max) => format!("{} of {} used", bytes(used), bytes(max)),
         None => format!("{} used, without a cap", bytes(used)),
     };
-    format!(
+    let mut line = format!(
         "{of}, {} available without eviction, {} blobs, {} pinned images",
         bytes(usage.available_bytes),
         usage.blobs,
         usage.pins
-    )
+    );
+    if usage.parked_bytes > 0 {
+        line += &format!(", {} of unfinished fills", bytes(usage.parked_bytes));
+    }
+    match usage.quarantined_files {
+        0 => {}
+        files => line += &format!(", {files} damaged in quarantine"),
+    }
+    line
 }

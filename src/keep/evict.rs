@@ -12,7 +12,7 @@ use super::metrics::Reason;
 use super::{Collected, Inner};
 use crate::oci::Digest;
 use crate::scope::UpstreamName;
-use crate::store::{Evicted, StoreError};
+use crate::store::{Evicted, Parked, RoomUse, SpoolKey, StoreError};
 
 /// Beyond what was asked for, one in so many bytes of the cap is made free, so that not every
 /// fill has to ask.
@@ -27,14 +27,18 @@ const PASSES_MAX: usize = 8;
 /// How long what no repository has a link to is left alone: it may be on its way in.
 const UNLINKED_FOR: Duration = Duration::from_secs(3600);
 
+/// How long a spool waits for somebody to go on with it.
+const PARKED_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// What the evictor is asked for.
 #[derive(Debug)]
 pub(super) enum Ask {
-    /// That many bytes to be available.
-    Room { bytes: u64, reply: oneshot::Sender<bool> },
+    /// That many bytes to be available, and the parked spool `spare` to stay: it is about to be
+    /// gone on with.
+    Room { bytes: u64, spare: Option<SpoolKey>, reply: oneshot::Sender<bool> },
     /// Everything to go that need not stay.
     Collect { reply: oneshot::Sender<Result<Collected, StoreError>> },
-    /// What the limits of upstreams forbid, to go.
+    /// What the limits of upstreams forbid to go, and spools that waited too long.
     Limits { reply: oneshot::Sender<Result<Collected, StoreError>> },
 }
 
@@ -53,11 +57,12 @@ impl Evictor {
     pub(super) async fn run(self, mut asks: mpsc::Receiver<Ask>) {
         while let Some(ask) = asks.recv().await {
             match ask {
-                Ask::Room { bytes, reply } => {
-                    let made = self.make_room(bytes).await.unwrap_or_else(|error| {
-                        tracing::error!(%error, "cannot make room");
-                        false
-                    });
+                Ask::Room { bytes, spare, reply } => {
+                    let made =
+                        self.make_room(bytes, spare.as_ref()).await.unwrap_or_else(|error| {
+                            tracing::error!(%error, "cannot make room");
+                            false
+                        });
                     let _ = reply.send(made);
                 }
                 Ask::Collect { reply } => {
@@ -70,7 +75,7 @@ impl Evictor {
         }
     }
 
-    async fn make_room(&self, wanted: u64) -> Result<bool, StoreError> {
+    async fn make_room(&self, wanted: u64, spare: Option<&SpoolKey>) -> Result<bool, StoreError> {
         for _ in 0..PASSES_MAX {
             let room = self.shared.blobs.room().await?;
             self.shared.metrics.room(&room);
@@ -78,7 +83,7 @@ impl Evictor {
                 return Ok(true);
             }
             let lacking = room.shortfall.saturating_add(wanted - room.available);
-            let Some(freed) = self.free(lacking, room.max).await? else {
+            let Some(freed) = self.free(lacking, &room, spare).await? else {
                 self.shared.metrics.refused("too_large");
                 return Ok(false);
             };
@@ -96,16 +101,31 @@ impl Evictor {
         Ok(room.available >= wanted)
     }
 
-    /// Evicts until `lacking` bytes and some more are free, in a store of `max`; how many are.
-    /// `None`, and nothing is evicted, where not even all that could go would do.
-    async fn free(&self, lacking: u64, max: u64) -> Result<Option<Collected>, StoreError> {
+    /// Evicts until `lacking` bytes and some more are free; how many are. First what nobody asked
+    /// for: damaged blobs, and spools that wait. `None`, and nothing is evicted, where not even all
+    /// that could go would do.
+    async fn free(
+        &self,
+        lacking: u64,
+        room: &RoomUse,
+        spare: Option<&SpoolKey>,
+    ) -> Result<Option<Collected>, StoreError> {
         let (mut order, known) = self.shared.order().await?;
+        let mut parked = self.shared.blobs.parked().await?;
+        parked.retain(|parked| Some(&parked.key) != spare);
+        let waiting = parked.iter().map(|parked| parked.allocated);
+        let evictable = waiting.fold(order.evictable(&known), u64::saturating_add);
         // What would not fit even into an emptied store must not empty it.
-        if order.evictable(&known) < lacking {
+        if evictable.saturating_add(room.quarantined) < lacking {
             return Ok(None);
         }
-        let goal = lacking.saturating_add((max / SLACK_SHARE).min(SLACK_MAX_BYTES));
+        let goal = lacking.saturating_add((room.max / SLACK_SHARE).min(SLACK_MAX_BYTES));
         let mut freed = Collected::default();
+        if room.quarantined > 0 {
+            freed.bytes = self.shared.blobs.empty_quarantine(goal).await?;
+            self.shared.metrics.evicted(Reason::Quarantined, freed.bytes);
+        }
+        freed += self.remove_parked(parked, goal.saturating_sub(freed.bytes)).await?;
         for unit in std::mem::take(&mut order.units) {
             if unit.is_pinned || freed.bytes >= goal {
                 break;
@@ -116,6 +136,32 @@ impl Evictor {
             freed += self.evict(&mut order, &unit, doomed, most, Reason::Room).await?;
         }
         Ok(Some(freed))
+    }
+
+    /// Removes spools that wait, in their order, until `goal` bytes are free.
+    async fn remove_parked(&self, parked: Vec<Parked>, goal: u64) -> Result<Collected, StoreError> {
+        let mut freed = Collected::default();
+        for Parked { key, .. } in parked {
+            if freed.bytes >= goal {
+                break;
+            }
+            let bytes = self.shared.blobs.remove_parked(&key).await?;
+            if bytes > 0 {
+                let (upstream, digest) = (key.upstream.as_str(), &key.digest);
+                tracing::info!(upstream, %digest, bytes, "removed a spool that nobody went on with");
+                self.shared.metrics.evicted(Reason::Parked, bytes);
+            }
+            freed.bytes = freed.bytes.saturating_add(bytes);
+        }
+        Ok(freed)
+    }
+
+    /// Removes spools that waited too long.
+    async fn remove_forgotten(&self) -> Result<Collected, StoreError> {
+        let now = self.shared.clock.now();
+        let mut parked = self.shared.blobs.parked().await?;
+        parked.retain(|parked| now.since(parked.since) > PARKED_FOR);
+        self.remove_parked(parked, u64::MAX).await
     }
 
     async fn collect(&self) -> Result<Collected, StoreError> {
@@ -141,7 +187,7 @@ impl Evictor {
     }
 
     async fn enforce_limits(&self) -> Result<Collected, StoreError> {
-        let mut freed = Collected::default();
+        let mut freed = self.remove_forgotten().await?;
         if self.shared.limits.is_empty() {
             return Ok(freed);
         }

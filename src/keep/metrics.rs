@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::shelf::Finder;
 use crate::store::RoomUse;
 
 /// Why a blob went.
@@ -15,6 +16,10 @@ pub(super) enum Reason {
     Age,
     /// No repository has a link to it any more.
     Unlinked,
+    /// Not a blob yet: a spool that nobody went on with.
+    Parked,
+    /// Not a blob any more: damaged, and put aside.
+    Quarantined,
 }
 
 impl Reason {
@@ -24,6 +29,8 @@ impl Reason {
             Self::Quota => "quota",
             Self::Age => "age",
             Self::Unlinked => "unlinked",
+            Self::Parked => "parked",
+            Self::Quarantined => "quarantined",
         }
     }
 }
@@ -37,6 +44,8 @@ pub(super) struct Metrics {
     evictions: IntCounterVec,
     evicted_bytes: IntCounterVec,
     refused: IntCounterVec,
+    in_quarantine: IntGauge,
+    quarantined: IntCounterVec,
 }
 
 impl Metrics {
@@ -65,19 +74,50 @@ impl Metrics {
             ),
             &["cause"],
         )?;
+        let in_quarantine = IntGauge::new(
+            "pierhead_storage_quarantined_files",
+            "Damaged blobs that lie in quarantine",
+        )?;
+        let quarantined = IntCounterVec::new(
+            Opts::new(
+                "pierhead_storage_quarantined_total",
+                "Blobs that were found damaged and put aside, by what found them",
+            ),
+            &["found_by"],
+        )?;
+        for finder in [Finder::Read, Finder::Scrub] {
+            quarantined.with_label_values(&[finder.as_str()]);
+        }
+        registry.register(Box::new(in_quarantine.clone()))?;
+        registry.register(Box::new(quarantined.clone()))?;
         registry.register(Box::new(bytes.clone()))?;
         registry.register(Box::new(max.clone()))?;
         registry.register(Box::new(available.clone()))?;
         registry.register(Box::new(evictions.clone()))?;
         registry.register(Box::new(evicted_bytes.clone()))?;
         registry.register(Box::new(refused.clone()))?;
-        Ok(Self { bytes, max, available, evictions, evicted_bytes, refused })
+        Ok(Self {
+            bytes,
+            max,
+            available,
+            evictions,
+            evicted_bytes,
+            refused,
+            in_quarantine,
+            quarantined,
+        })
     }
 
     pub(super) fn room(&self, room: &RoomUse) {
         let shown = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         self.bytes.with_label_values(&["stored"]).set(shown(room.stored));
-        self.bytes.with_label_values(&["reserved"]).set(shown(room.reserved));
+        // The kinds add up to what is taken.
+        let apart = room.parked.saturating_add(room.quarantined);
+        let reserved = room.reserved.saturating_sub(apart);
+        self.bytes.with_label_values(&["reserved"]).set(shown(reserved));
+        self.bytes.with_label_values(&["parked"]).set(shown(room.parked));
+        self.bytes.with_label_values(&["quarantined"]).set(shown(room.quarantined));
+        self.in_quarantine.set(shown(room.quarantined_files));
         self.bytes.with_label_values(&["other"]).set(shown(room.others));
         self.max.set(shown(room.max));
         self.available.set(shown(room.available));
@@ -86,6 +126,10 @@ impl Metrics {
     pub(super) fn evicted(&self, reason: Reason, bytes: u64) {
         self.evictions.with_label_values(&[reason.as_str()]).inc();
         self.evicted_bytes.with_label_values(&[reason.as_str()]).inc_by(bytes);
+    }
+
+    pub(super) fn quarantined(&self, found_by: Finder) {
+        self.quarantined.with_label_values(&[found_by.as_str()]).inc();
     }
 
     /// `cause` is `too_large` or `in_use`.

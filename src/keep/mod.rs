@@ -29,13 +29,14 @@ use self::catalogue::Catalogue;
 use self::evict::{Ask, Evictor};
 use self::metrics::Metrics;
 use self::settings::UpstreamLimits;
-use self::shelf::Shelf;
+use self::shelf::{Finder, Shelf};
 use crate::background::{Tasks, Workers};
 use crate::clock::{Clock, Timestamp};
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, Reference};
 use crate::scope::UpstreamName;
 use crate::store::{
-    BlobStore, Hot, KeepingStore, MetaStore, Pin, RoomUse, StoreError, StoreErrorKind, Uses,
+    BlobStore, Hot, KeepingStore, MetaStore, Pin, RoomUse, SpoolKey, StoreError, StoreErrorKind,
+    Uses,
 };
 
 /// Pins at a time: each is looked up whenever room has to be made.
@@ -171,7 +172,12 @@ impl Keeper {
 
     /// The store, with eviction.
     pub fn shelf(&self) -> Arc<dyn BlobStore> {
-        Arc::new(Shelf::new(Arc::clone(&self.shared.blobs), self.clone()))
+        self.shelf_of(Finder::Read)
+    }
+
+    /// The same, for somebody who is counted apart where damage is found.
+    pub fn shelf_of(&self, finder: Finder) -> Arc<dyn BlobStore> {
+        Arc::new(Shelf::new(Arc::clone(&self.shared.blobs), self.clone(), finder))
     }
 
     /// Where the engine notes uses.
@@ -179,14 +185,18 @@ impl Keeper {
         Arc::new(self.shared.catalogue.clone())
     }
 
-    /// Evicts until `bytes` can be reserved; whether they can. Cancel-safe: what was begun goes on.
-    pub(crate) async fn make_room(&self, bytes: u64) -> bool {
+    /// Evicts until `bytes` can be reserved, but for the parked spool `spare`; whether they can.
+    /// Cancel-safe: what was begun goes on.
+    pub(crate) async fn make_room(&self, bytes: u64, spare: Option<&SpoolKey>) -> bool {
         let (reply, answer) = oneshot::channel();
+        let spare = spare.cloned();
         // A line that is full is full of fills that want room: this one does without.
-        self.asks.try_send(Ask::Room { bytes, reply }).is_ok() && answer.await.unwrap_or(false)
+        self.asks.try_send(Ask::Room { bytes, spare, reply }).is_ok()
+            && answer.await.unwrap_or(false)
     }
 
-    /// Evicts what limits of upstreams forbid and what no repository has a link to. Cancel-safe:
+    /// Evicts what limits of upstreams forbid, what no repository has a link to, and spools that
+    /// nobody went on with. Cancel-safe:
     /// what was begun goes on.
     ///
     /// # Errors

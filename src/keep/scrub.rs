@@ -2,7 +2,7 @@
 //!
 //! A blob was verified when it came in. Disks forget, and a file that has changed since would be
 //! served as it is: clients notice, but only the next fetch can heal it. What is found damaged is
-//! removed, so that the next pull fetches it.
+//! put aside, so that the next pull fetches it and an operator can see what became of it.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -244,7 +244,7 @@ impl ScrubWorker {
         }
     }
 
-    /// Counts it, and removes what is damaged.
+    /// Counts it, and puts aside what is damaged.
     async fn conclude(&self, digest: &Digest, found: Found, summary: &mut ScrubSummary) {
         let result = match found {
             Found::Gone => return,
@@ -259,10 +259,10 @@ impl ScrubWorker {
                     summary.damaged_digests.push(*digest);
                 }
                 self.parts.hot.forget_bytes(digest);
-                match self.parts.blobs.remove(digest).await {
-                    Ok(_) => tracing::error!(%digest, why, "removed a blob that was damaged"),
+                match self.parts.blobs.quarantine(digest).await {
+                    Ok(_) => tracing::error!(%digest, why, "put a blob aside that was damaged"),
                     Err(error) => {
-                        tracing::error!(%digest, why, %error, "a damaged blob cannot be removed");
+                        tracing::error!(%digest, why, %error, "a damaged blob cannot be put aside");
                     }
                 }
                 "damaged"

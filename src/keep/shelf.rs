@@ -18,23 +18,45 @@ use crate::store::{
 /// How often room is made for one spool: what was made may be taken by another one at once.
 const ATTEMPTS_MAX: usize = 8;
 
+/// Who finds out that a blob is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finder {
+    /// A pull, which verifies what it reads, or whose client does not get what the digest says.
+    Read,
+    /// The scrub.
+    Scrub,
+}
+
+impl Finder {
+    /// As a metric's label.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Scrub => "scrub",
+        }
+    }
+}
+
 /// A [`BlobStore`] that evicts.
 #[derive(Clone, Debug)]
 pub struct Shelf {
     blobs: Arc<dyn BlobStore>,
     keeper: Keeper,
+    finder: Finder,
 }
 
 impl Shelf {
     /// In front of `blobs`.
-    pub(super) const fn new(blobs: Arc<dyn BlobStore>, keeper: Keeper) -> Self {
-        Self { blobs, keeper }
+    pub(super) const fn new(blobs: Arc<dyn BlobStore>, keeper: Keeper, finder: Finder) -> Self {
+        Self { blobs, keeper, finder }
     }
 
-    /// The spool that `open` opens, after room was made for `size` bytes if need be.
+    /// The spool that `open` opens, after room was made for `size` bytes if need be; not by
+    /// removing the parked spool that is to be opened.
     async fn roomy<F>(
         &self,
         size: u64,
+        spare: Option<&SpoolKey>,
         open: impl Fn() -> F + Send + Sync,
     ) -> Result<Box<dyn Spool>, StoreError>
     where
@@ -51,7 +73,7 @@ impl Shelf {
                 Err(error)
                     if error.kind() == StoreErrorKind::NoSpace && attempts <= ATTEMPTS_MAX =>
                 {
-                    if !self.keeper.make_room(blocks(size)).await {
+                    if !self.keeper.make_room(blocks(size), spare).await {
                         return Err(error);
                     }
                 }
@@ -72,15 +94,19 @@ impl BlobStore for Shelf {
     }
 
     async fn spool(&self, size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError> {
-        self.roomy(size_hint.unwrap_or(1), || self.blobs.spool(size_hint)).await
+        self.roomy(size_hint.unwrap_or(1), None, || self.blobs.spool(size_hint)).await
     }
 
     async fn resume(&self, key: &SpoolKey, expect: Expect) -> Result<Box<dyn Spool>, StoreError> {
         let size = match expect {
-            Expect::Whole(size) => size.unwrap_or(1),
-            Expect::Parts => 1,
+            Expect::Whole(Some(size)) => {
+                let parked = self.blobs.parked().await?;
+                let there = parked.iter().find(|parked| parked.key == *key);
+                size.saturating_sub(there.map_or(0, |parked| parked.allocated)).max(1)
+            }
+            Expect::Whole(None) | Expect::Parts => 1,
         };
-        self.roomy(size, || self.blobs.resume(key, expect)).await
+        self.roomy(size, Some(key), || self.blobs.resume(key, expect)).await
     }
 
     async fn parked(&self) -> Result<Vec<Parked>, StoreError> {
@@ -94,7 +120,14 @@ impl BlobStore for Shelf {
     async fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError> {
         let was_here = self.blobs.quarantine(digest).await?;
         self.keeper.shared.gone(digest).await;
+        if was_here {
+            self.keeper.shared.metrics.quarantined(self.finder);
+        }
         Ok(was_here)
+    }
+
+    async fn empty_quarantine(&self, bytes: u64) -> Result<u64, StoreError> {
+        self.blobs.empty_quarantine(bytes).await
     }
 
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
@@ -153,7 +186,7 @@ impl KeptSpool {
                     let made = self.handle.block_on(async {
                         let room = self.keeper.shared.blobs.room().await.ok()?;
                         let step = reserve_step(room.max).max(blocks(bytes));
-                        Some(self.keeper.make_room(step).await)
+                        Some(self.keeper.make_room(step, None).await)
                     });
                     if made != Some(true) {
                         return Err(error);
@@ -184,7 +217,12 @@ impl Spool for KeptSpool {
     }
 
     fn expect_whole(&mut self, size: u64) -> io::Result<()> {
-        self.roomy(size, |spool| spool.expect_whole(size))
+        let lacking = size.saturating_sub(self.inner.reserved());
+        self.roomy(lacking, |spool| spool.expect_whole(size))
+    }
+
+    fn reserved(&self) -> u64 {
+        self.inner.reserved()
     }
 
     fn discard(self: Box<Self>) {

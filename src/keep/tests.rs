@@ -8,11 +8,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::oci::Verified;
+use crate::spans::Spans;
 use crate::store::blob::conformance::{commit, pattern, verified};
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::MemoryMeta;
 use crate::store::meta::conformance::{bare, record, scope};
-use crate::store::{HotOptions, LinkKind};
+use crate::store::{Expect, HotOptions, LinkKind, Recorded};
 
 /// What every test blob takes.
 const BLOB: u64 = 500_000;
@@ -22,6 +23,7 @@ const MAX: u64 = 4 << 20;
 
 struct Fixture {
     root: TempDir,
+    registry: prometheus::Registry,
     meta: MemoryMeta,
     clock: Clock,
     tasks: Tasks,
@@ -35,9 +37,9 @@ async fn started(
     meta: &MemoryMeta,
     clock: &Clock,
     limits: HashMap<UpstreamName, UpstreamLimits>,
+    registry: &prometheus::Registry,
 ) -> (Tasks, Workers, Keeper) {
-    let registry = prometheus::Registry::new();
-    let tasks = Tasks::new(&registry).unwrap();
+    let tasks = Tasks::new(registry).unwrap();
     let workers = Workers::new(tasks.clone(), clock.clone());
     let options = FsOptions { max_bytes: Some(MAX), ..FsOptions::default() };
     let parts = Parts {
@@ -50,7 +52,7 @@ async fn started(
         tasks: tasks.clone(),
         workers: workers.clone(),
     };
-    let keeper = Keeper::start(parts, &registry).await.unwrap();
+    let keeper = Keeper::start(parts, registry).await.unwrap();
     (tasks, workers, keeper)
 }
 
@@ -63,9 +65,10 @@ impl Fixture {
         let root = TempDir::new().unwrap();
         let meta = MemoryMeta::default();
         let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
-        let (tasks, workers, keeper) = started(root.path(), &meta, &clock, limits).await;
+        let registry = prometheus::Registry::new();
+        let (tasks, workers, keeper) = started(root.path(), &meta, &clock, limits, &registry).await;
         let shelf = keeper.shelf();
-        Self { root, meta, clock, tasks, workers, keeper, shelf }
+        Self { root, registry, meta, clock, tasks, workers, keeper, shelf }
     }
 
     /// An image of one layer of [`BLOB`] bytes: its manifest and its layer.
@@ -225,7 +228,7 @@ async fn uses_survive_a_restart() {
     for _ in 0..5 {
         fixture.keeper.uses().used(&image.0);
     }
-    let Fixture { root, meta, clock, tasks, workers, keeper, shelf } = fixture;
+    let Fixture { root, meta, clock, tasks, workers, keeper, shelf, .. } = fixture;
     keeper.shared.catalogue.settle();
     let before = keeper.shared.catalogue.get(&image.0).unwrap();
     tasks.stop();
@@ -243,7 +246,9 @@ async fn uses_survive_a_restart() {
         }
     };
     drop(tokio::time::timeout(Duration::from_secs(10), reopened).await.unwrap());
-    let (_tasks, _workers, keeper) = started(root.path(), &meta, &clock, HashMap::new()).await;
+    let registry = prometheus::Registry::new();
+    let (_tasks, _workers, keeper) =
+        started(root.path(), &meta, &clock, HashMap::new(), &registry).await;
     let after = keeper.shared.catalogue.get(&image.0).unwrap();
     assert_eq!((after.used, after.stored_at), (before.used, before.stored_at));
     assert_eq!(after.parts.unwrap()[..], [image.1]);
@@ -304,4 +309,99 @@ async fn pins_are_bounded() {
     }
     assert!(matches!(fixture.keeper.pin(&pin(PINS_MAX)).await, Err(PinError::TooMany)));
     assert!(!fixture.keeper.pin(&pin(0)).await.unwrap(), "that one is pinned already");
+}
+
+/// Leaves half of a blob of [`BLOB`] bytes behind, recorded.
+async fn park(shelf: &Arc<dyn BlobStore>, seed: u64) -> SpoolKey {
+    let (proof, bytes) = content(seed, BLOB as usize);
+    let key = SpoolKey { upstream: "ghcr.io".parse().unwrap(), digest: *proof.digest() };
+    let mut spool = shelf.resume(&key, Expect::Whole(Some(BLOB))).await.unwrap();
+    let half = BLOB / 2;
+    spool.write_at(0, &bytes[..half as usize]).unwrap();
+    let recorded = Recorded { landed: Spans::of(0..half), size: Some(BLOB) };
+    spool.recorder().unwrap().record(&recorded).unwrap();
+    key
+}
+
+async fn parked(fixture: &Fixture) -> Vec<SpoolKey> {
+    fixture.shelf.parked().await.unwrap().into_iter().map(|parked| parked.key).collect()
+}
+
+#[tokio::test]
+async fn what_nobody_goes_on_with_goes_before_any_image() {
+    let fixture = Fixture::new().await;
+    let image = fixture.image(1).await;
+    let damaged = fixture.blob(2).await.unwrap();
+    let left = park(&fixture.shelf, 3).await;
+    // The quarantine of so small a store holds next to nothing.
+    assert!(fixture.shelf.quarantine(&damaged).await.unwrap());
+    let small = verified(b"small and damaged");
+    fixture.shelf.put(small.0, small.1).await.unwrap();
+    assert!(fixture.shelf.quarantine(small.0.digest()).await.unwrap());
+    let room = fixture.keeper.usage().await.unwrap().room;
+    assert!(room.parked >= BLOB / 2 && room.quarantined > 0, "{room:?}");
+    assert_eq!(room.quarantined_files, 1);
+    fixture.later();
+    for seed in 10..15 {
+        fixture.blob(seed).await.unwrap();
+    }
+    assert_eq!(parked(&fixture).await, [left], "there was room");
+    fixture.blob(16).await.unwrap();
+    assert!(parked(&fixture).await.is_empty());
+    let room = fixture.keeper.usage().await.unwrap().room;
+    assert_eq!((room.parked, room.quarantined_files), (0, 0));
+    assert!(fixture.has(&image.1).await);
+}
+
+#[tokio::test]
+async fn room_for_a_fill_that_goes_on_is_not_made_of_what_it_has() {
+    let fixture = Fixture::new().await;
+    let ours = park(&fixture.shelf, 1).await;
+    let other = park(&fixture.shelf, 2).await;
+    for seed in 10..16 {
+        fixture.blob(seed).await.unwrap();
+    }
+    fixture.later();
+    let spool = fixture.shelf.resume(&ours, Expect::Whole(Some(BLOB))).await.unwrap();
+    assert_eq!(spool.recorded().landed, Spans::of(0..BLOB / 2));
+    // One that is being written never goes, whatever is wanted.
+    assert!(fixture.shelf.spool(Some(MAX)).await.is_err());
+    let more = fixture.shelf.spool(Some(3 * BLOB)).await.unwrap();
+    assert!(!parked(&fixture).await.contains(&other), "the other one made room");
+    drop((spool, more));
+    assert_eq!(parked(&fixture).await, [ours]);
+}
+
+#[tokio::test]
+async fn a_collection_takes_spools_that_nobody_went_on_with_for_a_day() {
+    let fixture = Fixture::new().await;
+    // The disk's clock is the real one.
+    let key = park(&fixture.shelf, 1).await;
+    let since = fixture.shelf.parked().await.unwrap()[0].since;
+    fixture.clock.advance(since.since(fixture.clock.now()));
+    fixture.clock.advance(Duration::from_secs(23 * 3600));
+    fixture.keeper.collect().await.unwrap();
+    assert_eq!(parked(&fixture).await, [key]);
+    fixture.clock.advance(Duration::from_secs(2 * 3600));
+    let collected = fixture.keeper.collect().await.unwrap();
+    assert!(collected.blobs == 0 && collected.bytes >= BLOB / 2, "{collected:?}");
+    assert!(parked(&fixture).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_found_damage_is_counted() {
+    let fixture = Fixture::new().await;
+    let scrub = fixture.keeper.shelf_of(Finder::Scrub);
+    let (a, b) = (fixture.blob(1).await.unwrap(), fixture.blob(2).await.unwrap());
+    assert!(fixture.shelf.quarantine(&a).await.unwrap());
+    assert!(!fixture.shelf.quarantine(&a).await.unwrap(), "counted once");
+    assert!(scrub.quarantine(&b).await.unwrap());
+    for finder in ["read", "scrub"] {
+        let families = fixture.registry.gather();
+        let family = families.iter().find(|f| f.name() == "pierhead_storage_quarantined_total");
+        let metrics = family.unwrap().get_metric();
+        let of = |m: &&prometheus::proto::Metric| m.get_label()[0].value() == finder;
+        assert_eq!(metrics.iter().find(of).unwrap().get_counter().get_value(), 1.0, "{finder}");
+    }
+    assert_eq!(fixture.keeper.usage().await.unwrap().blobs, 0, "the catalogue knows");
 }

@@ -51,20 +51,18 @@ impl Writer {
         self.write().await?;
         let room = self.keeper.shared.blobs.room().await?;
         self.keeper.shared.metrics.room(&room);
-        if room.shortfall > 0 && !self.keeper.make_room(1).await {
+        if room.shortfall > 0 && !self.keeper.make_room(1, None).await {
             tracing::warn!(
                 bytes = room.shortfall,
                 "the cache is over storage.max_size, or the disk has less than storage.min_free, and \
                  what is left in it cannot go"
             );
         }
-        if !self.keeper.shared.limits.is_empty() {
-            let (reply, answer) = oneshot::channel();
-            if self.keeper.asks.send(Ask::Limits { reply }).await.is_ok()
-                && let Ok(result) = answer.await
-            {
-                result?;
-            }
+        let (reply, answer) = oneshot::channel();
+        if self.keeper.asks.send(Ask::Limits { reply }).await.is_ok()
+            && let Ok(result) = answer.await
+        {
+            result?;
         }
         Ok(())
     }

@@ -125,7 +125,7 @@ impl Puller {
         Some(BlobReader::Stored(blob))
     }
 
-    /// Brings a small stored blob into memory, verified once more. What is damaged is removed, so
+    /// Brings a small stored blob into memory, verified once more. What is damaged is put aside, so
     /// that upstream is asked for it again.
     pub(super) async fn load(&self, blob: &Blob) -> Option<Bytes> {
         let digest = blob.digest();
@@ -143,9 +143,9 @@ impl Puller {
                 Some(bytes)
             }
             Err(mismatch) => {
-                tracing::error!(%mismatch, "a stored blob is damaged; it is removed");
-                if let Err(error) = self.blobs.remove(digest).await {
-                    tracing::error!(%digest, %error, "cannot remove a damaged blob");
+                tracing::error!(%mismatch, "a stored blob is damaged; it is put aside");
+                if let Err(error) = self.blobs.quarantine(digest).await {
+                    tracing::error!(%digest, %error, "cannot put a damaged blob aside");
                 }
                 None
             }

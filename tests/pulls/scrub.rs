@@ -11,7 +11,7 @@ use pierhead_kit::wait_until;
 use super::{DEADLINE, blob_url, pierhead, wait_until_stored};
 
 #[test]
-fn a_damaged_file_is_found_removed_and_fetched_again() {
+fn a_damaged_file_is_found_put_aside_and_fetched_again() {
     let size = 3 << 20;
     let upstream = FaultyUpstream::start_blocking();
     let digest = upstream.add_random_blob("library/a", 5, size);
@@ -34,6 +34,10 @@ fn a_damaged_file_is_found_removed_and_fetched_again() {
     let body = http::get(&*url).expect(200).body;
     assert!(body == Random::new(5, size).part(0, size as usize), "wrong bytes");
     assert_eq!(upstream.count("GET", &digest), 2);
-    assert!(pierhead.stderr().contains("removed a blob that was damaged"));
+    assert!(pierhead.stderr().contains("put a blob aside that was damaged"));
+    let found_by = [("found_by", "scrub")];
+    assert_eq!(pierhead.metric("pierhead_storage_quarantined_total", &found_by), 1.0);
+    let aside = fs::read(pierhead.storage().join(format!("quarantine-v1/sha256-{hex}"))).unwrap();
+    assert_eq!(aside[1 << 20], flipped, "the damage can be looked at");
     assert!(pierhead.stderr().contains(&digest));
 }

@@ -103,7 +103,7 @@ fn writable(path: &Path) {
 }
 
 #[tokio::test]
-async fn what_is_damaged_goes_and_the_rest_stays() {
+async fn what_is_damaged_is_put_aside_and_the_rest_stays() {
     let site = Site::on_disk().await;
     let good = site.put(b"good".to_vec()).await;
     let empty = site.put(Vec::new()).await;
@@ -130,6 +130,8 @@ async fn what_is_damaged_goes_and_the_rest_stays() {
     for (digest, stays) in [(good, true), (empty, true), (flipped, false), (cut, false)] {
         assert_eq!(site.blobs.contains(&digest).await.unwrap(), stays, "{digest}");
         assert!(stays || site.hot.bytes(&digest).is_none(), "{digest}");
+        let aside = site.root.path().join(format!("quarantine-v1/sha256-{}", digest.encoded()));
+        assert_eq!(aside.exists(), !stays, "{digest}");
     }
     drop(open);
 

@@ -1,5 +1,7 @@
 //! What every [`BlobStore`] does. Run on each implementation by its tests.
 
+mod spools;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +28,8 @@ pub(crate) async fn all(store: &dyn BlobStore) {
     writes_out_of_order(store).await;
     mapped_views_equal_reads(store).await;
     listing_pages_in_order(store).await;
+    quarantined_is_out_of_sight(store).await;
+    spools::all(store).await;
     store.probe().await.unwrap();
 }
 
@@ -184,6 +188,31 @@ async fn removal_spares_readers(store: &dyn BlobStore) {
     if let Some(view) = view {
         assert_eq!(view, bytes[10..20]);
     }
+}
+
+async fn quarantined_is_out_of_sight(store: &dyn BlobStore) {
+    let (proof, bytes) = verified(&pattern(6, 50_000));
+    assert!(!store.quarantine(proof.digest()).await.unwrap(), "it was never here");
+    for _ in 0..3 {
+        store.put(proof, bytes.clone()).await.unwrap();
+        let reader = store.open(proof.digest()).await.unwrap().unwrap();
+        assert!(store.quarantine(proof.digest()).await.unwrap());
+        assert!(!store.quarantine(proof.digest()).await.unwrap(), "it is gone already");
+        assert!(store.open(proof.digest()).await.unwrap().is_none());
+        assert!(!store.contains(proof.digest()).await.unwrap());
+        assert!(!store.remove(proof.digest()).await.unwrap());
+        let listed = store.list(None, usize::MAX).await.unwrap();
+        assert!(listed.iter().all(|(digest, _)| digest != proof.digest()));
+        assert_eq!(content(&reader).await, bytes, "whoever reads it reads on");
+    }
+    // A good copy is stored as usual.
+    let blob = store.put(proof, bytes.clone()).await.unwrap();
+    assert_eq!(content(&blob).await, bytes);
+    drop(blob);
+    let quarantined = store.room().await.unwrap().quarantined;
+    assert_eq!(store.empty_quarantine(u64::MAX).await.unwrap(), quarantined);
+    assert_eq!(store.room().await.unwrap().quarantined, 0);
+    assert!(store.contains(proof.digest()).await.unwrap(), "the good copy stays");
 }
 
 async fn removed_can_come_back(store: &dyn BlobStore) {

@@ -3,7 +3,9 @@
 //! ```text
 //! <root>/lock                                     held by the Pierhead that uses the root
 //! <root>/blobs-v1/<algorithm>/<first two>/<hex>   one file per blob, never changed once there
-//! <root>/spool-v1/<number>                        content on its way in; removed at start
+//! <root>/spool-v1/<number>                        content on its way in or out; removed at start
+//! <root>/spool-v1/<digest>-<upstream>-<number>.*  content that can be continued: see [`sidecar`]
+//! <root>/quarantine-v1/<algorithm>-<hex>          blobs that were found damaged
 //! ```
 //! The version in a path is that of the format below it. A newer one beside it belongs to a newer
 //! Pierhead and is left alone.
@@ -12,41 +14,45 @@
 //! disk, then the file gets its name, then the name reaches the disk. So a name always stands for
 //! whole content.
 
+mod crash;
+mod files;
+mod leases;
 mod ledger;
+mod list;
+mod parked;
+mod quarantine;
 mod read;
+mod sidecar;
 mod spool;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use moka::sync::Cache;
 
 use super::{Blob, BlobStore, Evicted, Expect, Parked, RoomUse, Spool, SpoolKey};
 use crate::oci::{Algorithm, Digest, Verified};
-use crate::store::{StoreError, StoreErrorKind, blocking};
+use crate::store::{StoreError, blocking};
+use crash::Point;
+use files::{create_dirs, create_new, lock, sync_dir};
+use leases::{Kept, Leases};
 use ledger::{Lease, Ledger, allocated};
+use parked::Spools;
+use quarantine::Quarantine;
 use read::CommittedFile;
 use spool::FsSpool;
 
 const BLOBS_DIR: &str = "blobs-v1";
 const SPOOL_DIR: &str = "spool-v1";
+const QUARANTINE_DIR: &str = "quarantine-v1";
 const LOCK_FILE: &str = "lock";
-
-/// Directories: nobody but the owner writes, the group may look (backups).
-const DIR_MODE: u32 = 0o750;
-/// Files on their way in.
-const SPOOL_MODE: u32 = 0o640;
-/// Committed files: nobody writes.
-const BLOB_MODE: u32 = 0o440;
 
 /// Hexadecimal digits of a digest that name its directory: 256 directories keep each of them
 /// small up to millions of blobs.
@@ -98,14 +104,17 @@ struct Shared {
     leases: Mutex<Leases>,
     ledger: Arc<Ledger>,
     max_bytes: u64,
-    spools: AtomicU64,
+    spools: Spools,
+    quarantine: Quarantine,
+    /// The next number that no spool file was given yet.
+    next_number: AtomicU64,
     /// Held, not read: closing it releases the lock.
     _lock: File,
 }
 
 impl FsBlobs {
     /// Opens the store below `root`, creating what is missing and removing what an earlier
-    /// process left in the spool.
+    /// process left in the spool, but for what can be continued.
     ///
     /// Fails with [`StoreErrorKind::Locked`] if another process uses `root`. Cancel-safe.
     pub async fn open(root: &Path, options: FsOptions) -> Result<Self, StoreError> {
@@ -121,8 +130,12 @@ impl FsBlobs {
             create_dirs(&blobs.join(algorithm.as_str()))?;
         }
         let spool = root.join(SPOOL_DIR);
-        create_dirs(&spool)?;
-        remove_stale(&spool)?;
+        let quarantine = root.join(QUARANTINE_DIR);
+        for dir in [&spool, &quarantine] {
+            create_dirs(dir)?;
+        }
+        let (parked, next_number) = parked::sort_out(&spool)?;
+        let quarantined = quarantine::look(&quarantine)?;
         // The directories themselves must survive a crash as surely as what is put into them.
         for dir in [blobs.as_path(), root] {
             sync_dir(dir)?;
@@ -131,10 +144,14 @@ impl FsBlobs {
             .map_err(|cause| StoreError::io(format!("measure {}", blobs.display()), cause))?;
         let FsOptions { open_blobs_max, max_bytes, min_free_bytes } = options;
         let max_bytes = max_bytes.unwrap_or_else(|| {
-            let ours = ledger::free_on_disk(root).saturating_add(stored);
+            let held = parked.iter().map(|found| found.allocated);
+            let held = held.chain(quarantined.iter().map(|(_, bytes)| *bytes));
+            let ours = held.fold(stored, u64::saturating_add);
+            let ours = ledger::free_on_disk(root).saturating_add(ours);
             DEFAULT_MAX_BYTES.min(ours / 100 * DEFAULT_MAX_PERCENT)
         });
-        let ledger = Ledger::new(root, max_bytes, min_free_bytes, stored);
+        let ledger = Arc::new(Ledger::new(root, max_bytes, min_free_bytes, stored));
+        let hold = |bytes| ledger.held(bytes);
         let shared = Shared {
             blobs,
             spool,
@@ -144,13 +161,17 @@ impl FsBlobs {
                 .eviction_listener(|_, kept: Arc<Kept>, _| kept.release())
                 .build(),
             leases: Mutex::default(),
-            ledger: Arc::new(ledger),
             max_bytes,
-            spools: AtomicU64::new(0),
+            spools: Spools::found(parked, hold),
+            quarantine: Quarantine::new(quarantine, max_bytes, quarantined, hold),
+            next_number: AtomicU64::new(next_number),
+            ledger,
             _lock: lock,
         };
+        let shared = Arc::new(shared);
+        shared.trim_parked();
         shared.measure_directories()?;
-        Ok(Self(Arc::new(shared)))
+        Ok(Self(shared))
     }
 }
 
@@ -179,31 +200,40 @@ impl BlobStore for FsBlobs {
     async fn spool(&self, size_hint: Option<u64>) -> Result<Box<dyn Spool>, StoreError> {
         let shared = Arc::clone(&self.0);
         blocking("create a spool file", move || {
-            let lease = shared.ledger.take(size_hint.unwrap_or(0))?;
-            let path = shared.next_spool_path();
-            let spool: Box<dyn Spool> = Box::new(FsSpool::create(shared, path, lease)?);
+            let spool: Box<dyn Spool> =
+                Box::new(FsSpool::create(&shared, Expect::Whole(size_hint))?);
             Ok(spool)
         })
         .await
     }
 
-    async fn resume(&self, _key: &SpoolKey, expect: Expect) -> Result<Box<dyn Spool>, StoreError> {
-        match expect {
-            Expect::Whole(size) => self.spool(size).await,
-            Expect::Parts => self.spool(None).await,
-        }
+    async fn resume(&self, key: &SpoolKey, expect: Expect) -> Result<Box<dyn Spool>, StoreError> {
+        let (shared, key) = (Arc::clone(&self.0), key.clone());
+        blocking("resume a spool file", move || {
+            let spool: Box<dyn Spool> = Box::new(FsSpool::resume(&shared, &key, expect)?);
+            Ok(spool)
+        })
+        .await
     }
 
     async fn parked(&self) -> Result<Vec<Parked>, StoreError> {
-        Ok(Vec::new())
+        let shared = Arc::clone(&self.0);
+        blocking("list the parked spools", move || Ok(shared.parked())).await
     }
 
-    async fn remove_parked(&self, _key: &SpoolKey) -> Result<u64, StoreError> {
-        Ok(0)
+    async fn remove_parked(&self, key: &SpoolKey) -> Result<u64, StoreError> {
+        let (shared, key) = (Arc::clone(&self.0), key.clone());
+        blocking("remove a parked spool", move || Ok(shared.remove_parked(&key))).await
     }
 
     async fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError> {
-        self.remove(digest).await
+        let (shared, digest) = (Arc::clone(&self.0), *digest);
+        blocking("put a damaged blob aside", move || shared.put_aside(&digest)).await
+    }
+
+    async fn empty_quarantine(&self, bytes: u64) -> Result<u64, StoreError> {
+        let shared = Arc::clone(&self.0);
+        blocking("empty the quarantine", move || Ok(shared.quarantine.free(bytes))).await
     }
 
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
@@ -221,7 +251,9 @@ impl BlobStore for FsBlobs {
         let shared = Arc::clone(&self.0);
         blocking("look at the room", move || {
             shared.measure_directories()?;
-            Ok(shared.ledger.room())
+            let (quarantined_files, quarantined) = shared.quarantine.taken();
+            let parked = shared.spools.parked_bytes();
+            Ok(RoomUse { parked, quarantined, quarantined_files, ..shared.ledger.room() })
         })
         .await
     }
@@ -263,10 +295,13 @@ impl Shared {
         self.shard_path(digest.algorithm(), &encoded[..SHARD_DIGITS]).join(encoded)
     }
 
-    /// No two of one process are the same, and of earlier processes none is left.
+    /// No two of one process are the same, and none is one that an earlier process left.
+    fn next_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn next_spool_path(&self) -> PathBuf {
-        let number = self.spools.fetch_add(1, Ordering::Relaxed);
-        self.spool.join(format!("{number:016x}"))
+        self.spool.join(format!("{:016x}", self.next_number()))
     }
 
     fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
@@ -327,12 +362,14 @@ impl Shared {
                 }
                 Err(cause) => return Err(StoreError::io(doing(), cause)),
             };
+            crash::point(Point::RemovalBegun);
             // Taking the name away is quick. Giving the blocks back may not be, and waits until
             // the lock is free; a crash before that leaves what the next start removes.
             fs::rename(&path, &doomed).map_err(|cause| StoreError::io(doing(), cause))?;
             leases.forget(digest);
             (lease, metadata)
         };
+        crash::point(Point::RemovalRenamed);
         if let Err(cause) = fs::remove_file(&doomed) {
             // Its space stays counted until the next start, which removes it.
             return Err(StoreError::io(format!("remove {}", doomed.display()), cause));
@@ -345,7 +382,7 @@ impl Shared {
     }
 
     fn measure_directories(&self) -> Result<(), StoreError> {
-        let bytes = ledger::measure_directories(&self.blobs, &self.spool)
+        let bytes = ledger::measure_directories(&self.blobs, [&self.spool, self.quarantine.dir()])
             .map_err(|cause| StoreError::io(format!("measure {}", self.blobs.display()), cause))?;
         self.ledger.set_directories(bytes);
         Ok(())
@@ -353,54 +390,6 @@ impl Shared {
 
     fn leases(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn list_blobs(
-        &self,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Vec<(Digest, u64)>, StoreError> {
-        let mut page = Vec::new();
-        let from_algorithm = after.map_or(ALGORITHMS[0], Digest::algorithm);
-        for algorithm in ALGORITHMS.into_iter().filter(|algorithm| *algorithm >= from_algorithm) {
-            let dir = self.blobs.join(algorithm.as_str());
-            let after = after.filter(|after| after.algorithm() == algorithm);
-            let from_shard = after.map(|after| after.encoded()[..SHARD_DIGITS].to_owned());
-            let mut shards = file_names(&dir)?;
-            shards.retain(|shard| {
-                shard.len() == SHARD_DIGITS && from_shard.as_ref().is_none_or(|from| shard >= from)
-            });
-            shards.sort_unstable();
-            for shard in shards {
-                let dir = dir.join(&shard);
-                let mut digests: Vec<Digest> = file_names(&dir)?
-                    .into_iter()
-                    .filter_map(|name| format!("{algorithm}:{name}").parse().ok())
-                    // A copy in a directory that is not its own is no blob.
-                    .filter(|digest: &Digest| digest.encoded().starts_with(&shard))
-                    .filter(|digest| after.is_none_or(|after| digest > after))
-                    .collect();
-                digests.sort_unstable();
-                for digest in digests {
-                    if page.len() >= limit {
-                        return Ok(page);
-                    }
-                    let path = self.blob_path(&digest);
-                    match fs::metadata(&path) {
-                        Ok(metadata) => page.push((digest, metadata.len())),
-                        // Removed meanwhile.
-                        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-                        Err(cause) => {
-                            return Err(StoreError::io(
-                                format!("look at {}", path.display()),
-                                cause,
-                            ));
-                        }
-                    }
-                }
-            }
-        }
-        Ok(page)
     }
 
     /// The directory of that blob, created if it is the first one there.
@@ -421,58 +410,6 @@ enum Whom {
     Anybody,
     /// Only one that nobody reads.
     Unused,
-}
-
-/// The leases of blobs that are open.
-#[derive(Debug, Default)]
-struct Leases {
-    open: HashMap<Digest, Weak<Lease>>,
-    /// At how many entries those that nobody holds any more are looked for.
-    sweep_at: usize,
-}
-
-/// The fewest entries at which dead ones are looked for.
-const LEASES_SWEPT_AT: usize = 1024;
-
-impl Leases {
-    fn get(&self, digest: &Digest) -> Option<Arc<Lease>> {
-        self.open.get(digest)?.upgrade()
-    }
-
-    fn put(&mut self, digest: &Digest, lease: &Arc<Lease>) {
-        if self.open.len() >= self.sweep_at {
-            self.open.retain(|_, lease| lease.strong_count() > 0);
-            self.sweep_at = LEASES_SWEPT_AT.max(self.open.len().saturating_mul(2));
-        }
-        self.open.insert(*digest, Arc::downgrade(lease));
-    }
-
-    fn forget(&mut self, digest: &Digest) {
-        self.open.remove(digest);
-    }
-}
-
-/// A blob that is kept open until the cache drops its entry.
-///
-/// The cache's memory is reclaimed some time later. The file must be let go of at once, since a
-/// removed file takes space for as long as anybody has it open: hence the slot, emptied by the
-/// cache's listener.
-#[derive(Debug)]
-struct Kept(Mutex<Option<Blob>>);
-
-impl Kept {
-    const fn new(blob: Blob) -> Self {
-        Self(Mutex::new(Some(blob)))
-    }
-
-    fn blob(&self) -> Option<Blob> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn release(&self) {
-        // Closed and unmapped outside the lock.
-        let _blob = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
 }
 
 /// The length of the blob at `path`, or `None` if there is none, or none that can be right.
@@ -497,76 +434,4 @@ fn is_sane(metadata: &fs::Metadata, digest: &Digest) -> bool {
 fn warn_insane(path: &Path) {
     // It counts as absent, so the next fill of that digest replaces it.
     tracing::warn!(path = %path.display(), "a blob's file is empty or no file, and is not used");
-}
-
-fn lock(path: &Path) -> Result<File, StoreError> {
-    let doing = || format!("lock {}", path.display());
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|cause| StoreError::io(doing(), cause))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(StoreError::new(StoreErrorKind::Locked, doing(), None))
-        }
-        Err(TryLockError::Error(cause)) => Err(StoreError::io(doing(), cause)),
-    }
-}
-
-fn create_dirs(path: &Path) -> Result<(), StoreError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIR_MODE)
-        .create(path)
-        .map_err(|cause| StoreError::io(format!("create {}", path.display()), cause))
-}
-
-fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(SPOOL_MODE).open(path)
-}
-
-/// Makes the names in a directory survive a crash.
-fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|cause| StoreError::io(format!("sync {}", path.display()), cause))
-}
-
-fn remove_stale(spool: &Path) -> Result<(), StoreError> {
-    let names = file_names(spool)?;
-    if !names.is_empty() {
-        tracing::info!(files = names.len(), "removing what an earlier run left in the spool");
-    }
-    for name in names {
-        let path = spool.join(name);
-        if let Err(cause) = fs::remove_file(&path) {
-            tracing::warn!(path = %path.display(), error = %cause, "a stale file stays in the spool");
-        }
-    }
-    Ok(())
-}
-
-/// The names in a directory; those that are no UTF-8 are none of ours. What is not there, or no
-/// directory, has none.
-fn file_names(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let doing = || format!("list {}", dir.display());
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(cause)
-            if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-        {
-            return Ok(Vec::new());
-        }
-        Err(cause) => return Err(StoreError::io(doing(), cause)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|cause| StoreError::io(doing(), cause))?;
-        names.extend(entry.file_name().into_string().ok());
-    }
-    Ok(names)
 }

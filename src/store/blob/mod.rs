@@ -148,8 +148,8 @@ pub trait Recorder: Send + Sync + Debug {
 /// [`BlobStore::resume`] with its key, and discards everything else; its readers keep what they
 /// have.
 ///
-/// The methods block: call them on the blocking pool. Dropping removes a file, which takes a
-/// system call or two.
+/// The methods block: call them on the blocking pool. Dropping waits for a record that is being
+/// written, and then takes a few system calls.
 pub trait Spool: Send + Debug {
     /// Writes all of `bytes` at `offset`, which may lie beyond what was written so far. After an
     /// error any part of them may have been written; writing them again is allowed.
@@ -174,6 +174,12 @@ pub trait Spool: Send + Debug {
     /// Fails as [`StorageFull`](io::ErrorKind::StorageFull) where that is not possible; the spool
     /// stays as it was.
     fn expect_whole(&mut self, size: u64) -> io::Result<()>;
+
+    /// What it has reserved so far, in bytes: so much less is lacking for what is to come. 0 where
+    /// that is not known.
+    fn reserved(&self) -> u64 {
+        0
+    }
 
     /// Removes it, with everything that was recorded: it is of no use.
     fn discard(self: Box<Self>);
@@ -204,8 +210,15 @@ pub struct RoomUse {
     pub max: u64,
     /// Taken by blobs.
     pub stored: u64,
-    /// Reserved for what is on its way in, and taken by removed blobs that are still being read.
+    /// Reserved for what is on its way in, and taken by what waits to be continued, by removed
+    /// blobs that are still being read, and by damaged ones that were put aside.
     pub reserved: u64,
+    /// The part of `reserved` that spools take which wait to be continued.
+    pub parked: u64,
+    /// The part of `reserved` that damaged blobs take which were put aside.
+    pub quarantined: u64,
+    /// How many of those there are.
+    pub quarantined_files: u64,
     /// Taken by everything else below the storage root, such as the database.
     pub others: u64,
     /// Free on the disk.
@@ -252,6 +265,12 @@ pub trait BlobStore: Send + Sync + Debug + 'static {
     /// Takes a blob that is not what its digest says out of sight, without losing it: whoever
     /// opens it finds nothing, and an operator finds the file. Whether it was here.
     async fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError>;
+
+    /// Removes what was quarantined, the oldest first, until `bytes` are free or nothing of it is
+    /// left; how many bytes that freed. A store without such files frees nothing.
+    async fn empty_quarantine(&self, _bytes: u64) -> Result<u64, StoreError> {
+        Ok(0)
+    }
 
     /// Stores what is in memory whole. Refused as [`Corrupt`](super::StoreErrorKind::Corrupt)
     /// unless `bytes` is as long as what was verified.

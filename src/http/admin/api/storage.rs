@@ -29,8 +29,15 @@ pub struct StorageUsage {
     pub max_bytes: Option<u64>,
     /// Taken by blobs and manifests.
     pub stored_bytes: u64,
-    /// Reserved for what is on its way in, and taken by what was removed and is still being read.
+    /// Reserved for what is on its way in, and taken by what was removed and is still being read,
+    /// by fills that wait to be continued, and by damaged blobs.
     pub reserved_bytes: u64,
+    /// The part of the reserved bytes that fills take which wait to be continued.
+    pub parked_bytes: u64,
+    /// The part of the reserved bytes that damaged blobs take, which are kept for a look at them.
+    pub quarantined_bytes: u64,
+    /// How many damaged blobs are kept.
+    pub quarantined_files: u64,
     /// Taken by everything else, such as the database.
     pub other_bytes: u64,
     /// What may still come in without anything going out.
@@ -81,7 +88,8 @@ pub(super) async fn get_storage(State(parts): Shared) -> Json<Storage> {
     Json(storage(&parts).await)
 }
 
-/// Remove what the limits of upstreams forbid, and what no repository is known to have.
+/// Remove what the limits of upstreams forbid, what no repository is known to have, and fills that
+/// nobody went on with for a day.
 #[utoipa::path(
     post,
     path = "/gc",
@@ -158,16 +166,18 @@ pub(super) async fn storage(parts: &ApiParts) -> Storage {
 
 impl From<Usage> for StorageUsage {
     fn from(usage: Usage) -> Self {
-        let RoomUse { max, stored, reserved, others, free_on_disk, min_free, available, .. } =
-            usage.room;
+        let room: RoomUse = usage.room;
         Self {
-            max_bytes: (max != u64::MAX).then_some(max),
-            stored_bytes: stored,
-            reserved_bytes: reserved,
-            other_bytes: others,
-            available_bytes: available,
-            disk_free_bytes: free_on_disk,
-            min_free_bytes: min_free,
+            max_bytes: (room.max != u64::MAX).then_some(room.max),
+            stored_bytes: room.stored,
+            reserved_bytes: room.reserved,
+            parked_bytes: room.parked,
+            quarantined_bytes: room.quarantined,
+            quarantined_files: room.quarantined_files,
+            other_bytes: room.others,
+            available_bytes: room.available,
+            disk_free_bytes: room.free_on_disk,
+            min_free_bytes: room.min_free,
             blobs: usage.blobs as u64,
             manifests: usage.manifests as u64,
             pins: usage.pins as u64,

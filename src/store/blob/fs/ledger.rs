@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,6 +90,15 @@ impl Ledger {
         Arc::new(Lease { ledger: Arc::clone(self), inner: Mutex::new(inner) })
     }
 
+    /// The lease of a file that was found `allocated` bytes large and is no blob. The disk has it
+    /// already, so this is never refused.
+    pub(super) fn held(self: &Arc<Self>, allocated: u64) -> Arc<Lease> {
+        let lease = self.stored(0);
+        lease.lock().stage = Stage::Growing;
+        lease.settle(allocated);
+        lease
+    }
+
     /// A blob of `allocated` bytes that nobody has open lost its name.
     pub(super) fn removed(&self, allocated: u64) {
         let mut state = self.lock();
@@ -100,12 +110,18 @@ impl Ledger {
         self.directories.store(allocated, Ordering::Relaxed);
     }
 
+    /// The whole blocks that bytes of `span` touch.
+    pub(super) fn touched(&self, span: &Range<u64>) -> Range<u64> {
+        let start = span.start / self.block * self.block;
+        start..self.blocks(span.end)
+    }
+
     /// `bytes` in whole blocks.
     pub(super) fn blocks(&self, bytes: u64) -> u64 {
         bytes.div_ceil(self.block).saturating_mul(self.block)
     }
 
-    /// Who uses what, now.
+    /// Who uses what, now. What of it is parked or in quarantine is not known here.
     pub(super) fn room(&self) -> RoomUse {
         let (others, free) = (self.others(), self.free_on_disk());
         let state = self.lock();
@@ -113,6 +129,9 @@ impl Ledger {
             max: self.max,
             stored: state.stored,
             reserved: state.held,
+            parked: 0,
+            quarantined: 0,
+            quarantined_files: 0,
             others,
             free_on_disk: free,
             min_free: self.min_free,
@@ -210,12 +229,34 @@ impl Lease {
         self.lock().bytes
     }
 
-    /// The disk has set aside all that was reserved so far.
-    pub(super) fn allocated(&self) {
+    /// The disk has set `bytes` more aside.
+    pub(super) fn landed(&self, bytes: u64) {
         let mut inner = self.lock();
         let mut state = self.ledger.lock();
+        let landed = inner.unallocated.min(bytes);
+        inner.unallocated -= landed;
+        state.unallocated = state.unallocated.saturating_sub(landed);
+    }
+
+    /// The file takes `allocated` bytes, and nothing more is going to be written to it.
+    pub(super) fn settle(&self, allocated: u64) {
+        let mut inner = self.lock();
+        let mut state = self.ledger.lock();
+        state.held = state.held.saturating_sub(inner.bytes).saturating_add(allocated);
         state.unallocated = state.unallocated.saturating_sub(inner.unallocated);
+        inner.bytes = allocated;
         inner.unallocated = 0;
+    }
+
+    /// Gives back the last `bytes` that were reserved, of which nothing is on the disk.
+    pub(super) fn shrink(&self, bytes: u64) {
+        let mut inner = self.lock();
+        let mut state = self.ledger.lock();
+        let bytes = bytes.min(inner.unallocated);
+        inner.unallocated -= bytes;
+        inner.bytes = inner.bytes.saturating_sub(bytes);
+        state.unallocated = state.unallocated.saturating_sub(bytes);
+        state.held = state.held.saturating_sub(bytes);
     }
 
     /// The file got its blob's name and takes `allocated` bytes.
@@ -269,6 +310,20 @@ pub(super) fn set_aside(file: &fs::File, bytes: u64) -> io::Result<bool> {
     }
 }
 
+/// Gives back the disk's blocks of `span`, which reads as zeros from then on. A file system that
+/// cannot do it keeps them.
+pub(super) fn punch(file: &fs::File, span: Range<u64>) -> io::Result<()> {
+    use rustix::fs::FallocateFlags;
+    if span.start >= span.end {
+        return Ok(());
+    }
+    let flags = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE;
+    match rustix::fs::fallocate(file, flags, span.start, span.end - span.start) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
 /// Allocated bytes of the files of all blobs, by looking at each.
 pub(super) fn measure(blobs: &Path) -> io::Result<u64> {
     let mut total = 0_u64;
@@ -289,9 +344,9 @@ pub(super) fn measure(blobs: &Path) -> io::Result<u64> {
 }
 
 /// Allocated bytes of the directories themselves, which grow with the names in them.
-pub(super) fn measure_directories(blobs: &Path, spool: &Path) -> io::Result<u64> {
-    let mut total = allocated(&fs::metadata(spool)?);
-    for dir in directories(blobs)? {
+pub(super) fn measure_directories(blobs: &Path, others: [&Path; 2]) -> io::Result<u64> {
+    let mut total = 0_u64;
+    for dir in directories(blobs)?.into_iter().chain(others.map(Path::to_owned)) {
         total = total.saturating_add(allocated(&fs::metadata(dir)?));
     }
     Ok(total)

@@ -1,5 +1,8 @@
 //! What only a file system can get wrong.
 
+mod kept;
+
+use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use bytes::Bytes;
@@ -7,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::oci::Verified;
+use crate::store::StoreErrorKind;
 use crate::store::blob::conformance::{self, commit, pattern, verified};
 
 async fn store(root: &TempDir) -> FsBlobs {
