@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::background::{Tasks, Workers};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
+use crate::gate::{Gates, Limit};
 use crate::hooks::{AllowAll, Hooks};
 use crate::http::admin::api::config::ConfigInForce;
 use crate::http::admin::api::origin::Origins;
@@ -20,9 +21,11 @@ use crate::http::admin::api::token::{AdminToken, TokenError};
 use crate::http::admin::api::transfer::Transfers;
 use crate::http::admin::api::{Api, ApiParts};
 use crate::http::admin::{Admin, Probes};
+use crate::http::door::Door;
 use crate::http::metrics::HttpMetrics;
+use crate::http::overload::Overload;
 use crate::http::recent::Recent;
-use crate::http::server::Server;
+use crate::http::server::{Server, ServerParts};
 use crate::http::tls::{self, Tls, TlsError};
 use crate::http::v2::Registry;
 use crate::keep::scrub::{Scrub, ScrubMetrics, ScrubParts};
@@ -169,6 +172,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
 
     let id = instance_id()?;
     let sites = sites(&config, &registry, &tasks, &clock, &own, &id)?;
+    let gates = Gates::new(&registry)?;
     let holdings = Holdings {
         blobs: Arc::clone(&blobs),
         meta: Arc::clone(&meta),
@@ -184,6 +188,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
         hooks: Arc::clone(&hooks),
         uses: keeper.uses(),
         fill: FillSettings { jitter_seed: u64::from_le_bytes(random()?), ..config.fill.clone() },
+        gates: gates.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: PullMetrics::new(&registry)?,
@@ -199,6 +204,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     });
     let naming = Arc::new(Naming::new(config.naming.clone()));
     let recent = Recent::new(clock.clone());
+    let overload = Overload::new(&registry, recent.clone())?;
     let metrics = HttpMetrics::new(&registry)?;
     let probes = Probes::new(blobs, meta, tasks.stopping());
     let api = Arc::new(Registry {
@@ -208,6 +214,8 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
         metrics: metrics.clone(),
         probes: probes.clone(),
         recent: recent.clone(),
+        overload: overload.clone(),
+        body_memory: gates.gate(Limit::BodyMemory, config.server.body_memory_max),
         id,
     });
     let process = Process {
@@ -242,8 +250,19 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     let schemes =
         [tls.is_some(), admin_tls.is_some()].map(|tls| if tls { "https" } else { "http" });
     let admin = Arc::new(Admin { probes, registry, metrics: metrics.clone(), api: operator });
-    let server = Server::new("registry", &config.server, tls, tasks.clone(), metrics.clone());
-    let admin_server = Server::new("admin", &config.server, admin_tls, tasks.clone(), metrics);
+    let listener_of = |name, tls, door| {
+        let parts = ServerParts {
+            name,
+            tls,
+            door,
+            overload: overload.clone(),
+            tasks: tasks.clone(),
+            metrics: metrics.clone(),
+        };
+        Server::new(&config.server, parts)
+    };
+    let server = listener_of("registry", tls, Door::registry(&config.server, &gates));
+    let admin_server = listener_of("admin", admin_tls, Door::admin(&config.server, &gates));
     tasks.spawn("listener", server.run(listener, api));
     tasks.spawn("listener", admin_server.run(admin_listener, admin));
 

@@ -20,8 +20,10 @@
 pub mod app;
 pub mod background;
 pub mod cli;
+pub mod client_id;
 pub mod clock;
 pub mod config;
+pub mod gate;
 pub mod hooks;
 pub mod http;
 pub mod keep;

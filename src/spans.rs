@@ -35,7 +35,7 @@ impl Spans {
         let to = from + self.0[from..].partition_point(|held| held.start <= span.end);
         let start = self.0.get(from).filter(|_| from < to).map_or(span.start, |h| h.start);
         let end = if from < to { self.0[to - 1].end } else { span.end };
-        self.0.splice(from..to, [start.min(span.start)..end.max(span.end)]);
+        self.0.splice(from..to, std::iter::once(start.min(span.start)..end.max(span.end)));
     }
 
     /// Takes the positions of `span` out.

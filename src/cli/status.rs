@@ -173,11 +173,9 @@ fn recent(events: &[RecentEvent]) -> Option<Table> {
     for event in events.iter().take(EVENTS_SHOWN_MAX) {
         let cache = [event.cache.as_str(), event.reason.as_str()];
         let cache: Vec<&str> = cache.into_iter().filter(|word| !word.is_empty()).collect();
-        let mut what = event.path.clone();
-        if let Some(error) = &event.error {
-            what.push_str(": ");
-            what.push_str(error);
-        }
+        let said = [Some(event.path.as_str()), event.error.as_deref()];
+        let said: Vec<&str> = said.into_iter().flatten().filter(|text| !text.is_empty()).collect();
+        let what = said.join(": ");
         table.row([
             event.at.clone(),
             event.times.to_string(),

@@ -8,9 +8,13 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(LOOPBACK, 5000);
 pub(super) const ADMIN_LISTEN: SocketAddr = SocketAddr::new(LOOPBACK, 5001);
 pub(super) const CONNECTIONS_MAX: usize = 4096;
+pub(super) const CONNECTIONS_PER_CLIENT_MAX: u32 = 1024;
+pub(super) const REQUESTS_MAX: u32 = 8192;
+pub(super) const BODY_MEMORY_MAX: u64 = 1 << 30;
 pub(super) const SERVER_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const HEADER_BYTES_MAX: usize = 64 << 10;
 pub(super) const WRITE_SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const WRITE_RATE_MIN: u64 = 4 << 10;
 pub(super) const HTTP2_STREAMS_MAX: u32 = 256;
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -30,6 +34,8 @@ pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const HOSTED_PREFIX: &str = "hosted/";
 
 pub(super) const FILL_CONCURRENT_MAX: usize = 256;
+pub(super) const FILL_PER_CLIENT_MAX: u32 = 64;
+pub(super) const FILL_FOLLOWERS_MAX: u32 = 4096;
 pub(super) const FILL_PRIVATE_MAX: usize = 64;
 pub(super) const BLOB_SIZE_MAX: u64 = 1 << 40;
 pub(super) const SERVE_UNVERIFIED_RANGES: bool = true;

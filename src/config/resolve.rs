@@ -127,6 +127,13 @@ fn server(keys: &ServerSection) -> ServerSettings {
             |v| v.0 as usize,
             defaults::CONNECTIONS_MAX,
         ),
+        connections_per_client_max: or(
+            keys.connections_per_client_max.as_ref(),
+            |v| v.0,
+            defaults::CONNECTIONS_PER_CLIENT_MAX,
+        ),
+        requests_max: or(keys.requests_max.as_ref(), |v| v.0, defaults::REQUESTS_MAX),
+        body_memory_max: or(keys.body_memory_max.as_ref(), |v| v.0, defaults::BODY_MEMORY_MAX),
         header_timeout: or(keys.header_timeout.as_ref(), |v| v.0, defaults::SERVER_HEADER_TIMEOUT),
         header_bytes_max: or(
             keys.header_bytes_max.as_ref(),
@@ -138,6 +145,7 @@ fn server(keys: &ServerSection) -> ServerSettings {
             |v| v.0,
             defaults::WRITE_SILENCE_TIMEOUT,
         ),
+        write_rate_min: or(keys.write_rate_min.as_ref(), |v| v.0, defaults::WRITE_RATE_MIN),
         http2_streams_max: or(
             keys.http2_streams_max.as_ref(),
             |v| v.0,
@@ -171,6 +179,8 @@ fn fill(keys: &FillSection) -> FillSettings {
             |v| v.0 as usize,
             defaults::FILL_CONCURRENT_MAX,
         ),
+        per_client_max: or(keys.per_client_max.as_ref(), |v| v.0, defaults::FILL_PER_CLIENT_MAX),
+        followers_max: or(keys.followers_max.as_ref(), |v| v.0, defaults::FILL_FOLLOWERS_MAX),
         private_max: or(keys.private_max.as_ref(), |v| v.0 as usize, defaults::FILL_PRIVATE_MAX),
         blob_bytes_max: or(keys.blob_size_max.as_ref(), |v| v.0, defaults::BLOB_SIZE_MAX),
         serve_unverified_ranges: or(

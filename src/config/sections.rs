@@ -120,10 +120,15 @@ section! {
     acme: AcmeTable,
     trusted_proxies: List<Network>,
     connections_max: Count<1, 1_000_000>,
+    connections_per_client_max: Count<0, 1_000_000>,
+    requests_max: Count<1, 1_000_000>,
+    // One manifest of the largest size has to fit.
+    body_memory_max: Size<{ 16 << 20 }, { i64::MAX as u64 }>,
     header_timeout: Timeout,
     // Below 8 KiB hyper cannot hold a request head.
     header_bytes_max: Size<{ 8 << 10 }, { 1 << 20 }>,
     write_silence_timeout: Timeout,
+    write_rate_min: Size<0, { 1 << 30 }>,
     http2_streams_max: Count<1, 65_536>,
     drain_timeout: Period,
 }
@@ -173,6 +178,8 @@ section! {
     /// `[fill]`
     FillSection, "[fill]", later: [],
     concurrent_max: Count<1, 4096>,
+    per_client_max: Count<0, 4096>,
+    followers_max: Count<1, 1_000_000>,
     private_max: Count<0, 4096>,
     blob_size_max: Size<1, { i64::MAX as u64 }>,
     serve_unverified_ranges: bool,

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::body::BodyError;
 use super::metrics::HttpMetrics;
 use super::recent::{Course, Event, Recent};
+use crate::gate::Limit;
 use crate::telemetry::{Answered, Span};
 
 /// What is known of one request. Dropping it writes the log line, however the request ended.
@@ -41,6 +42,9 @@ pub struct Access {
     pub outcome: (&'static str, &'static str),
     /// Where trouble is remembered, if it is.
     pub recent: Option<Recent>,
+    /// The limit at which the request was refused, if it was: `http/overload` tells of those,
+    /// because a line for each would be as many as the flood has.
+    pub limit: Option<Limit>,
     head: Option<Duration>,
     body_bytes: u64,
     broke_off: bool,
@@ -73,6 +77,7 @@ impl Access {
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::OK),
             outcome: ("", ""),
             recent: None,
+            limit: None,
             head: None,
             body_bytes: 0,
             broke_off: false,
@@ -148,6 +153,9 @@ impl Drop for Access {
             bytes: self.body_bytes,
             error: self.error.as_deref(),
         });
+        if self.limit.is_some() {
+            return;
+        }
         if let Some(recent) = &self.recent {
             self.remember(recent);
         }

@@ -14,8 +14,24 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use super::access::Access;
+use crate::gate::{Full, Gate, Permit};
+use crate::pull::follow::READ_BYTES_MAX;
 use crate::pull::metrics::{PullMetrics, Reading};
 use crate::pull::{BlobReader, ReadError};
+
+/// How much of an answer may wait in memory for an HTTP/2 client to make room, in bytes a stream.
+/// Over HTTP/1 it is less: one read, and what is left of the one before.
+pub const HTTP2_SEND_BUFFER_BYTES: usize = 128 * 1024;
+
+/// The most that an answer holds in memory that is read piece by piece, in bytes: the last read,
+/// and what waits for the client to make room.
+pub const PIECES_BYTES_MAX: u64 = 256 * 1024;
+
+const _: () = assert!(PIECES_BYTES_MAX == READ_BYTES_MAX + HTTP2_SEND_BUFFER_BYTES as u64);
+
+/// Answers in memory up to this size are not counted against `server.body_memory_max`, in bytes:
+/// `server.requests_max` limits them.
+pub const UNCOUNTED_BYTES_MAX: usize = 16 * 1024;
 
 /// A response body.
 pub struct Body {
@@ -70,6 +86,21 @@ impl Body {
     {
         let body = body.map_err(|error| BodyError::Foreign(error.to_string()));
         Self { content: Content::Foreign(body.boxed_unsync()), access: None }
+    }
+
+    /// Counts a body that is in memory in `memory`, until the last byte of it is out. One that is
+    /// read piece by piece has its permit already ([`Transfer::memory`]).
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn counted(mut self, memory: &Gate) -> Result<Self, Full> {
+        if let Content::Bytes(Some(bytes)) = &mut self.content
+            && bytes.len() > UNCOUNTED_BYTES_MAX
+        {
+            let permit = memory.enter(bytes.len() as u64)?;
+            *bytes = held(std::mem::take(bytes), permit);
+        }
+        Ok(self)
     }
 
     /// Ties the record of the request to the body's life: it is written when the body ends.
@@ -131,6 +162,21 @@ impl http_body::Body for Body {
     }
 }
 
+/// Bytes that give their permit back when the last of them is out: the connection still has them
+/// when the body has ended.
+fn held(bytes: Bytes, permit: Permit) -> Bytes {
+    struct Held {
+        bytes: Bytes,
+        _permit: Permit,
+    }
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+    Bytes::from_owner(Held { bytes, _permit: permit })
+}
+
 /// A piece of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
@@ -155,6 +201,8 @@ pub struct Transfer {
     pub reading: Option<Reading>,
     /// Counts what goes out unverified.
     pub metrics: PullMetrics,
+    /// The room in memory for what is read and not sent yet: [`PIECES_BYTES_MAX`].
+    pub memory: Option<Permit>,
 }
 
 impl Transfer {
@@ -172,7 +220,14 @@ impl Transfer {
                 return None;
             }
             match transfer.next(at).await {
-                Ok(Some((bytes, at))) => Some((Ok(bytes), (transfer, at, false))),
+                Ok(Some((mut bytes, at))) => {
+                    if transfer.pieces.is_empty()
+                        && let Some(permit) = transfer.memory.take()
+                    {
+                        bytes = held(bytes, permit);
+                    }
+                    Some((Ok(bytes), (transfer, at, false)))
+                }
                 Ok(None) => None,
                 Err(error) => Some((Err(error), (transfer, at, true))),
             }

@@ -70,15 +70,21 @@ pub fn forwarded(
     headers: &HeaderMap,
     trusted: &[IpNet],
 ) -> (SocketAddr, Connection) {
-    let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
-    if !is_trusted(peer.ip().to_canonical()) {
+    if !is_trusted(peer.ip(), trusted) {
         return (peer, connection);
     }
     if let Some(encrypted) = client_encrypted(headers) {
         connection.client_encrypted = encrypted;
     }
-    let client = client(headers, is_trusted).map_or(peer, |ip| SocketAddr::new(ip, 0));
+    let client =
+        client(headers, |ip| is_trusted(ip, trusted)).map_or(peer, |ip| SocketAddr::new(ip, 0));
     (client, connection)
+}
+
+/// Whether `trusted` names a proxy at that address.
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    trusted.iter().any(|net| net.contains(&address))
 }
 
 fn client(headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {

@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 
 use super::body::Body;
 use super::route::RouteError;
+use crate::gate::{Full, Limit};
 use crate::hooks::Denial;
 use crate::oci::{ErrorBody, ErrorCode};
 use crate::pull::naming::NamingError;
@@ -20,6 +21,10 @@ use crate::upstream::{ErrorKind, Failure, UpstreamError};
 /// seconds.
 const RETRY_AFTER_SECONDS_DEFAULT: u64 = 60;
 
+/// What a client is told to wait when a limit is reached, in seconds. Clients with another mirror
+/// go there at once, whatever this says.
+pub const RETRY_AFTER_OVERLOAD_SECONDS: u64 = 5;
+
 /// An answer that is an error.
 #[derive(Clone, Debug)]
 pub struct ApiError {
@@ -27,11 +32,12 @@ pub struct ApiError {
     code: ErrorCode,
     message: String,
     extra: Option<(http::HeaderName, HeaderValue)>,
+    limit: Option<Limit>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: ErrorCode, message: impl ToString) -> Self {
-        Self { status, code, message: message.to_string(), extra: None }
+        Self { status, code, message: message.to_string(), extra: None, limit: None }
     }
 
     fn with(mut self, name: http::HeaderName, value: impl Into<HeaderValue>) -> Self {
@@ -47,6 +53,19 @@ impl ApiError {
     /// What the client is told.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The limit that was reached, if that is why.
+    pub const fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    /// Not 429: containerd repeats that at once, five times.
+    fn overloaded(limit: Limit, message: impl ToString) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+            .with(RETRY_AFTER, RETRY_AFTER_OVERLOAD_SECONDS);
+        error.limit = Some(limit);
+        error
     }
 
     /// The method is not one that this endpoint has.
@@ -204,13 +223,24 @@ impl From<PullError> for ApiError {
             PullError::Store(error) | PullError::Fill(FillError::Store(error)) => {
                 return error.into();
             }
-            PullError::Fill(
-                FillError::Busy | FillError::NoPrivate | FillError::Unread | FillError::Abandoned,
-            )
+            PullError::Full(full) => return full.into(),
+            PullError::Fill(FillError::Busy) => {
+                return Self::overloaded(Limit::Fills, message);
+            }
+            PullError::Fill(FillError::NoPrivate) => {
+                return Self::overloaded(Limit::PrivateTransfers, message);
+            }
+            PullError::Fill(FillError::Unread | FillError::Abandoned)
             | PullError::Busy
             | PullError::Abandoned => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         };
         Self::new(status, code, message)
+    }
+}
+
+impl From<Full> for ApiError {
+    fn from(full: Full) -> Self {
+        Self::overloaded(full.0, full)
     }
 }
 

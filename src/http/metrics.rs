@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 /// The listeners' counters. Cheap to clone.
@@ -13,6 +13,8 @@ pub struct HttpMetrics {
     head_seconds: HistogramVec,
     body_bytes: IntCounterVec,
     connections: IntGaugeVec,
+    timed_out: IntCounterVec,
+    too_slow: IntCounter,
     ready: IntGauge,
 }
 
@@ -45,14 +47,36 @@ impl HttpMetrics {
             Opts::new("pierhead_http_connections", "Open connections, by listener"),
             &["listener"],
         )?;
+        let timed_out = IntCounterVec::new(
+            Opts::new(
+                "pierhead_http_connections_timed_out_total",
+                "Connections ended because the client took too long, by listener",
+            ),
+            &["listener"],
+        )?;
+        let too_slow = IntCounter::new(
+            "pierhead_http_slow_readers_total",
+            "Those of them whose client took less than server.write_rate_min",
+        )?;
         let ready = IntGauge::new("pierhead_ready", "Whether /readyz would answer 200")?;
         registry.register(Box::new(ready.clone()))?;
+        registry.register(Box::new(timed_out.clone()))?;
+        registry.register(Box::new(too_slow.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(cache.clone()))?;
         registry.register(Box::new(head_seconds.clone()))?;
         registry.register(Box::new(body_bytes.clone()))?;
         registry.register(Box::new(connections.clone()))?;
-        Ok(Self { requests, cache, head_seconds, body_bytes, connections, ready })
+        Ok(Self {
+            requests,
+            cache,
+            head_seconds,
+            body_bytes,
+            connections,
+            timed_out,
+            too_slow,
+            ready,
+        })
     }
 
     pub(super) fn answered(
@@ -77,6 +101,18 @@ impl HttpMetrics {
         if bytes > 0 {
             self.body_bytes.with_label_values(&[kind]).inc_by(bytes);
         }
+    }
+
+    /// A connection ended before its time, perhaps because its client took too long.
+    pub(super) fn ended_early(&self, listener: &str, timed_out: bool) {
+        if timed_out {
+            self.timed_out.with_label_values(&[listener]).inc();
+        }
+    }
+
+    /// A connection ended because its client takes too little.
+    pub(super) fn too_slow(&self) {
+        self.too_slow.inc();
     }
 
     /// Counts a connection for as long as the guard lives.

@@ -3,7 +3,9 @@
 //! | file | what it is about |
 //! |---|---|
 //! | [`server`] | connections: limits, time-outs, HTTP/1 and HTTP/2, drain |
-//! | [`activity`] | connections on which nothing happens |
+//! | [`door`], [`overload`] | who comes in, and what is said of limits that are reached |
+//! | [`activity`], [`paced`] | connections on which nothing happens, or too little |
+//! | [`request_body`] | bodies that nobody reads |
 //! | [`route`] | what a path and a query ask for (pure) |
 //! | [`tls`] | certificates, ours and the clients' |
 //! | [`connection`] | where a request really came from, behind trusted proxies |
@@ -21,9 +23,13 @@ pub mod admin;
 pub mod body;
 pub mod caller;
 pub mod connection;
+pub mod door;
 pub mod error;
 pub mod metrics;
+pub mod overload;
+pub mod paced;
 pub mod recent;
+pub mod request_body;
 pub mod route;
 pub mod server;
 pub mod settings;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::clock::{Clock, Timestamp};
+use crate::gate::Limit;
 
 /// How many events are kept. The same thing happening again is one event.
 pub const RECENT_EVENTS_MAX: usize = 64;
@@ -37,6 +38,8 @@ pub enum Trouble {
     Abandoned,
     /// It took long.
     Slow,
+    /// A limit was reached.
+    Overload,
 }
 
 impl Trouble {
@@ -49,6 +52,7 @@ impl Trouble {
             Self::Failed => "failed",
             Self::Abandoned => "abandoned",
             Self::Slow => "slow",
+            Self::Overload => "overload",
         }
     }
 }
@@ -164,6 +168,28 @@ impl Recent {
             events.pop_back();
         }
         events.push_front(event);
+    }
+
+    /// Takes note that something from `client` was refused at `limit`, and what was said. What it
+    /// was about says nothing: a limit is reached by whatever comes next.
+    pub(super) fn overloaded(&self, limit: Limit, error: String, client: IpAddr) {
+        self.note(Event {
+            trouble: Trouble::Overload,
+            at: self.now(),
+            times: 1,
+            image: None,
+            method: String::new(),
+            path: String::new(),
+            status: StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+            cache: "",
+            reason: limit.as_str(),
+            error: Some(error),
+            client,
+            request_id: String::new(),
+            head: Duration::ZERO,
+            whole: Duration::ZERO,
+            bytes: 0,
+        });
     }
 
     /// The events, the last one first.

@@ -16,14 +16,22 @@ pub struct ServerSettings {
     pub listen: SocketAddr,
     /// The operator's side.
     pub admin_listen: SocketAddr,
-    /// Open connections per listener; further ones wait in the accept queue.
+    /// Open connections of the registry's listener; further ones are refused with 503.
     pub connections_max: usize,
+    /// Open connections of one client; 0 is no limit.
+    pub connections_per_client_max: u32,
+    /// Requests at a time that are not answered to the end; further ones are refused with 503.
+    pub requests_max: u32,
+    /// What all answers may hold in memory, in bytes; further ones are refused with 503.
+    pub body_memory_max: u64,
     /// How long a client may take to send a request's headers, and how long an idle connection is kept.
     pub header_timeout: Duration,
     /// The largest request head, in bytes.
     pub header_bytes_max: usize,
     /// How long a client may stop reading before its connection is closed.
     pub write_silence_timeout: Duration,
+    /// What a client has to take of answers that wait for it, in bytes a second; 0 is anything.
+    pub write_rate_min: u64,
     /// Streams at a time on one HTTP/2 connection.
     pub http2_streams_max: u32,
     /// How long running answers may take after SIGTERM.

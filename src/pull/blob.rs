@@ -235,12 +235,22 @@ impl Puller {
         mut proven: bool,
     ) -> Result<BlobAnswer, PullError> {
         let key = FlightKey::new(scope, digest);
-        let reading = self.metrics.follower();
+        let reading = self.metrics.follower(self.followers.enter(1)?);
         let mut joined = 0;
         let (follower, outcome) = loop {
             let strict = self.condemned.is_condemned(digest);
+            // Asked for before the flight is opened: others may join it at once, and it must not
+            // fail them because of this client. A flight that ends between the look and the
+            // joining is one fill too many.
+            let place = self.client_fills.place(self.client.as_ref());
+            if let Err(full) = &place
+                && self.flights.get(&key).is_none()
+            {
+                return Err((*full).into());
+            }
             let (flight, demand, outcome) = match self.flights.join(&key, scope, strict) {
                 Role::Follow(flight) => {
+                    drop(place);
                     // Another repository may have opened it since the last look.
                     if !proven && flight.led_by != *scope {
                         self.prove_blob(site, scope, digest).await?;
@@ -253,7 +263,8 @@ impl Puller {
                     // What is wanted is said before it is fetched.
                     let demand = flight.demands.reader(wanted.clone());
                     let size_hint = link.and_then(|link| link.size);
-                    self.fetcher.start(permit, self.asking(site), scope.clone(), size_hint);
+                    let asked = (self.asking(site), scope.clone(), size_hint);
+                    self.fetcher.start(permit, asked, place.ok());
                     (flight, demand, Outcome::Miss(MissReason::NotCached))
                 }
             };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::flight::FillError;
+use crate::gate::Full;
 use crate::hooks::Denial;
 use crate::oci::{Digest, ManifestError, Mismatch};
 use crate::single_flight::NoAnswer;
@@ -55,6 +56,9 @@ pub enum PullError {
     /// As many questions to upstream are open as are allowed.
     #[error("too many questions to upstream are open; try again")]
     Busy,
+    /// A limit is reached.
+    #[error("{0}")]
+    Full(Full),
     /// The process is stopping, or work that others waited for panicked.
     #[error("the work was given up")]
     Abandoned,
@@ -97,6 +101,12 @@ impl From<NoAnswer> for PullError {
             NoAnswer::Abandoned => Self::Abandoned,
             NoAnswer::Busy => Self::Busy,
         }
+    }
+}
+
+impl From<Full> for PullError {
+    fn from(full: Full) -> Self {
+        Self::Full(full)
     }
 }
 

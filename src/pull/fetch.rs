@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::clients::FillPlace;
 use super::condemned::Condemned;
 use super::demand::FirstNeed;
 use super::fill::{Begun, Fill};
@@ -68,8 +69,13 @@ impl Fetcher {
     }
 
     /// Starts the task that brings the blob of `permit`, asked for through `scope`, where it may be
-    /// `size_hint` bytes long. It belongs to the process: no client's going away ends it.
-    pub fn start(&self, permit: Permit, upstream: Upstream, scope: Scope, size_hint: Option<u64>) {
+    /// `size_hint` bytes long; it has the `place` of the client that asked first. It belongs to the process: no client's going away ends it.
+    pub fn start(
+        &self,
+        permit: Permit,
+        (upstream, scope, size_hint): (Upstream, Scope, Option<u64>),
+        place: Option<FillPlace>,
+    ) {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             self.metrics.fill_ended("busy");
             permit.fail(FillError::Busy);
@@ -82,7 +88,7 @@ impl Fetcher {
         span.set("pierhead.digest", || permit.key().digest.to_string());
         let cause = span.cause(Cause::current().request);
         let fill = async move {
-            fetcher.fill(permit, (&upstream, &scope, size_hint), (slot, &mut span)).await
+            fetcher.fill(permit, (&upstream, &scope, size_hint), (slot, place), &mut span).await
         };
         // Shutdown waits until it has parked what has landed.
         self.tasks.spawn_answering("fill", cause.within(fill));
@@ -92,7 +98,8 @@ impl Fetcher {
         self,
         permit: Permit,
         (upstream, scope, size_hint): (&Upstream, &Scope, Option<u64>),
-        (slot, span): (OwnedSemaphorePermit, &mut Span),
+        places: (OwnedSemaphorePermit, Option<FillPlace>),
+        span: &mut Span,
     ) {
         let digest = permit.key().digest;
         if let Some(blob) = self.arrived_meanwhile(upstream, scope, &digest).await {
@@ -172,7 +179,7 @@ impl Fetcher {
                 permit.fail(error);
             }
         }
-        drop(slot);
+        drop(places);
     }
 
     /// The blob, if another fill stored it between the look into the store and the start of this

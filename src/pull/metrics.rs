@@ -3,6 +3,7 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::outcome::{Outcome, StaleReason};
+use crate::gate::Permit;
 
 /// How fills end.
 const FILL_RESULTS: [&str; 8] =
@@ -114,10 +115,11 @@ impl PullMetrics {
         self.stale.with_label_values(&[reason]).inc();
     }
 
-    pub(super) fn follower(&self) -> Reading {
+    /// A follower that has a place.
+    pub(super) fn follower(&self, place: Permit) -> Reading {
         self.followers.inc();
         self.reading.inc();
-        Reading(self.reading.clone())
+        Reading { gauge: self.reading.clone(), _place: place }
     }
 
     /// `bytes` went out that were not verified yet.
@@ -126,12 +128,15 @@ impl PullMetrics {
     }
 }
 
-/// Counts a follower for as long as it reads.
+/// Counts a follower, and keeps its place, for as long as it reads.
 #[derive(Debug)]
-pub struct Reading(IntGauge);
+pub struct Reading {
+    gauge: IntGauge,
+    _place: Permit,
+}
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.0.dec();
+        self.gauge.dec();
     }
 }

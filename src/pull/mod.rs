@@ -10,6 +10,7 @@
 //! | [`fill`], [`plan`], [`demand`], [`lane`], [`retry`], [`pace`] | the fetching side: what is asked for when, in the order of need, and again |
 //! | [`verify`] | the landing side: through the hasher to the store |
 //! | [`follow`] | everybody else: reading what is stored or growing |
+//! | [`clients`] | how many fills one client may have begun |
 //! | [`ring`], [`private`] | the same for a blob that cannot be stored |
 //! | [`links`], [`absences`], [`condemned`] | what is known to be there, not there, and suspect |
 //! | [`denials`] | who may still see what is kept |
@@ -19,6 +20,7 @@
 
 pub mod absences;
 pub mod blob;
+pub mod clients;
 pub mod closure;
 pub mod condemned;
 pub mod decide;
@@ -70,6 +72,7 @@ pub use self::referrers::ReferrersAnswer;
 pub use self::tags::TagsAnswer;
 
 use self::absences::Absences;
+use self::clients::ClientFills;
 use self::condemned::Condemned;
 use self::fetch::Fetcher;
 use self::flight::Flights;
@@ -79,7 +82,9 @@ use self::metrics::PullMetrics;
 use self::resolve::Confirmed;
 use self::settings::{FillSettings, TagSettings};
 use crate::background::Tasks;
+use crate::client_id::ClientId;
 use crate::clock::Clock;
+use crate::gate::{Gate, Gates, Limit};
 use crate::hooks::Hooks;
 use crate::oci::{Digest, Reference, Tag};
 use crate::scope::{Scope, UpstreamName};
@@ -121,6 +126,8 @@ pub struct Parts {
     pub uses: Arc<dyn Uses>,
     /// Limits.
     pub fill: FillSettings,
+    /// Shows how far they are reached.
+    pub gates: Gates,
     /// The time.
     pub clock: Clock,
     /// Who runs what outlives a request.
@@ -134,6 +141,7 @@ pub struct Parts {
 pub struct Puller {
     shared: Arc<Inner>,
     hops: Hops,
+    client: Option<ClientId>,
 }
 
 /// Descriptors as upstream wrote them, shared by everybody who waited for them.
@@ -159,6 +167,8 @@ pub struct Inner {
     condemned: Condemned,
     flights: Flights,
     fetcher: Fetcher,
+    client_fills: ClientFills,
+    followers: Gate,
     answer_within: Duration,
     serve_unverified_ranges: bool,
     blob_heads: SingleFlight<(Scope, Digest), Result<Option<u64>, UpstreamError>>,
@@ -180,11 +190,14 @@ impl std::ops::Deref for Puller {
 impl Puller {
     /// Puts the engine together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { sites, blobs, meta, hot, hooks, uses, fill, clock, tasks, metrics } = parts;
+        let Parts { sites, blobs, meta, hot, hooks, uses, fill, gates, clock, tasks, metrics } =
+            parts;
         let links = Links::new(Arc::clone(&meta), hot.clone());
         let condemned = Condemned::new(clock.clone(), fill.condemned_for);
         let (answer_within, serve_unverified_ranges) =
             (fill.answer_within, fill.serve_unverified_ranges);
+        let client_fills = ClientFills::new(fill.per_client_max);
+        let followers = gates.gate(Limit::Followers, u64::from(fill.followers_max));
         let fetcher = Fetcher::new(
             Arc::clone(&blobs),
             links.clone(),
@@ -209,6 +222,8 @@ impl Puller {
             condemned,
             flights: Flights::default(),
             fetcher,
+            client_fills,
+            followers,
             answer_within,
             serve_unverified_ranges,
             blob_heads: SingleFlight::new("blob_head", tasks.clone()),
@@ -218,14 +233,21 @@ impl Puller {
             tag_pages: SingleFlight::new("tag_page", tasks.clone()),
             referrers_gets: SingleFlight::new("referrers_get", tasks),
         });
-        Self { shared, hops: Hops::default() }
+        Self { shared, hops: Hops::default(), client: None }
     }
 
     /// The same engine, on behalf of a request that has `hops` behind it: they go along to
     /// upstream, so that a loop of caches is noticed.
     #[must_use]
     pub fn after(&self, hops: Hops) -> Self {
-        Self { shared: Arc::clone(&self.shared), hops }
+        Self { shared: Arc::clone(&self.shared), hops, client: self.client.clone() }
+    }
+
+    /// The same engine, on behalf of `client`: the fills that it begins are counted as that one's.
+    #[must_use]
+    pub fn on_behalf_of(mut self, client: ClientId) -> Self {
+        self.client = Some(client);
+        self
     }
 
     /// The upstream of `site`, asked on behalf of this request.

@@ -48,6 +48,10 @@ pub struct TagSettings {
 pub struct FillSettings {
     /// Fills at a time; further ones are refused with 503.
     pub concurrent_max: usize,
+    /// Fills at a time that one client has begun; 0 is no limit. Further ones are refused with 503.
+    pub per_client_max: u32,
+    /// Answers at a time that read growing blobs; further ones are refused with 503.
+    pub followers_max: u32,
     /// Readers at a time that fetch for themselves what cannot be stored; further ones are
     /// refused with 503.
     pub private_max: usize,

@@ -154,6 +154,27 @@ fn a_handshake_that_does_not_end_is_ended() {
 }
 
 #[test]
+fn a_connection_too_many_is_told_so_over_tls() {
+    let (site, upstream) = (Site::new(), FaultyUpstream::start_blocking());
+    let pierhead = site.pierhead(&upstream, "", "connections_max = 1");
+    // One that has not even begun its handshake takes the place.
+    let held = TcpStream::connect(pierhead.host()).unwrap();
+    wait_until("it has its place", DEADLINE, || {
+        let used = pierhead.metric("pierhead_limit_used", &[("limit", "connections")]);
+        (used == 1.0).then_some(())
+    });
+    let url = |path: &str| format!("{}/{path}", pierhead.url());
+    let refused = site.request(&url("v2/"), None).send();
+    assert_eq!((refused.status, code(&refused).as_str()), (503, "UNAVAILABLE"));
+    assert_eq!(refused.header("connection"), Some("close"));
+    site.request(&url("readyz"), None).send().expect(200);
+    drop(held);
+    wait_until("there is a place again", DEADLINE, || {
+        (site.request(&url("v2/"), None).send().status == 200).then_some(())
+    });
+}
+
+#[test]
 fn certificates_replaced_under_load_lose_no_connection() {
     const CLIENTS: usize = 8;
     const REPLACEMENTS: usize = 25;

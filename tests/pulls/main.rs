@@ -13,6 +13,7 @@ mod limits;
 mod manifests;
 mod naming;
 mod operator;
+mod overload;
 mod scrub;
 mod space;
 mod surface;

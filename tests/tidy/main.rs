@@ -17,8 +17,8 @@ use source::Source;
 
 /// The layers from below. A module imports only from layers below its own.
 const LAYERS: &[&[&str]] = &[
-    &["oci", "clock", "secret", "scope", "spans"],
-    &["background", "events", "metrics", "net", "shutdown", "single_flight", "telemetry"],
+    &["oci", "client_id", "clock", "secret", "scope", "spans"],
+    &["background", "events", "gate", "metrics", "net", "shutdown", "single_flight", "telemetry"],
     &["store", "upstream"],
     &["hooks"],
     &["keep", "pull", "push", "lifecycle", "replicate", "audit", "transfer"],
@@ -83,6 +83,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         &[
             "src/config/values.rs",
             "src/http/connection.rs",
+            "src/http/door.rs",
             "src/http/server.rs",
             "src/http/settings.rs",
         ],

@@ -9,7 +9,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, I
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 
 use super::{Answer, Asked, Body, Registry, etag, identify_content, set_cache_control};
-use crate::http::body::{Piece, Transfer};
+use crate::http::body::{PIECES_BYTES_MAX, Piece, Transfer};
 use crate::http::error::ApiError;
 use crate::oci::{ByteRanges, ByteSpan, ContentRange, Digest, RangeSpec, Resolved};
 use crate::pull::{BlobAnswer, BlobWant, Wanted};
@@ -25,6 +25,9 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Answer, ApiError> {
         let mut response = Response::new(Body::empty());
+        // Before anything is begun for an answer that has no room.
+        let memory = (!asked.is_head()).then(|| self.body_memory.enter(PIECES_BYTES_MAX));
+        let memory = memory.transpose()?;
         let has_it = identify_content(&mut response, asked.headers, digest);
         // Who has it already needs no bytes of it, only to know that it is there.
         let ranges = asked_ranges(asked.headers, digest);
@@ -77,7 +80,7 @@ impl Registry {
         // would then end the process.
         let mapped = asked.version < Version::HTTP_2 && !asked.connection.is_encrypted();
         let metrics = self.puller.metrics().clone();
-        let transfer = Transfer { reader, pieces, mapped, reading, metrics };
+        let transfer = Transfer { reader, pieces, mapped, reading, metrics, memory };
         *response.body_mut() = Body::pieces(transfer);
         Ok(Answer { response, outcome })
     }

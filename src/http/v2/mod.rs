@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, WARNING};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, WARNING,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
@@ -24,9 +26,13 @@ use super::caller;
 use super::connection::Connection;
 use super::error::ApiError;
 use super::metrics::HttpMetrics;
+use super::overload::Overload;
 use super::recent::Recent;
+use super::request_body;
 use super::route::{self, Query, Route};
 use super::server::Service;
+use crate::client_id::ClientId;
+use crate::gate::Gate;
 use crate::hooks::{Context, Hooks, Object, Observation, Target};
 use crate::oci::{Digest, RepoName, format_warning};
 use crate::pull::naming::{Naming, Place};
@@ -60,6 +66,10 @@ pub struct Registry {
     pub probes: Probes,
     /// Where trouble is remembered.
     pub recent: Recent,
+    /// Where it is noted that a limit is reached.
+    pub overload: Overload,
+    /// The memory that answers may take.
+    pub body_memory: Gate,
     /// Which process this is, to notice requests that come back to it.
     pub id: LoopId,
 }
@@ -90,7 +100,7 @@ struct Answer {
 
 impl Service for Registry {
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
-        let (head, _body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let id = request_id();
         let request_id = id.to_string();
         let mut access = Box::new(Access::begin(
@@ -106,6 +116,8 @@ impl Service for Registry {
         access.recent = Some(self.recent.clone());
         let cause = access.span.cause(Some(id));
         let answered = cause.within(self.dispatch(&head, &request_id, peer, &mut access)).await;
+        let answered = answered.and_then(|answer| self.counted(answer));
+        let is_read = request_body::discard(&head.headers, body).await;
         let mut response = match answered {
             Ok(answer) => {
                 if let Some(outcome) = answer.outcome {
@@ -115,6 +127,10 @@ impl Service for Registry {
             }
             Err(error) => {
                 access.refused(error.message());
+                access.limit = error.limit();
+                if let Some(limit) = error.limit() {
+                    self.overload.refused(limit, peer.ip());
+                }
                 error.into_response(head.method == Method::HEAD)
             }
         };
@@ -122,6 +138,9 @@ impl Service for Registry {
         headers.insert(DISTRIBUTION_API_VERSION.clone(), HeaderValue::from_static("registry/2.0"));
         if let Ok(value) = HeaderValue::from_str(&request_id) {
             headers.insert(REQUEST_ID.clone(), value);
+        }
+        if !is_read && head.version < Version::HTTP_2 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         access.status = response.status();
         access.head_decided();
@@ -185,7 +204,10 @@ impl Registry {
             version: head.version,
             connection: &connection,
             context: &context,
-            puller: self.puller.after(hops),
+            puller: self.puller.after(hops).on_behalf_of(ClientId::new(
+                context.identity.as_ref().map(|identity| identity.subject.as_str()),
+                peer.ip(),
+            )),
         };
         let answer = self.read(&asked, target.clone()).await;
         self.hooks.observe(&Observation {
@@ -206,6 +228,13 @@ impl Registry {
         {
             answer.response.headers_mut().insert(OCI_NAMESPACE.clone(), value);
         }
+        Ok(answer)
+    }
+
+    /// The answer, if there is room for it in memory.
+    fn counted(&self, mut answer: Answer) -> Result<Answer, ApiError> {
+        let (head, body) = answer.response.into_parts();
+        answer.response = Response::from_parts(head, body.counted(&self.body_memory)?);
         Ok(answer)
     }
 

@@ -20,7 +20,8 @@ pub struct RecentList {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RecentEvent {
     /// `stale` (upstream could not confirm it), `denied`, `absent` (404), `failed` (another error,
-    /// or the answer broke off), `abandoned` (the client left before the answer) or `slow`.
+    /// or the answer broke off), `abandoned` (the client left before the answer), `slow`, or
+    /// `overload` (refused at a limit, which `reason` names).
     pub trouble: String,
     /// When it happened last.
     pub at: String,
