@@ -184,19 +184,23 @@ async fn an_allowance_that_is_used_up_is_told_and_stops_no_head() {
     lab.pass(Duration::from_secs(600)).await;
     lab.says(docker("20"));
     head(&lab).await.expect("a head");
-    let gauge = |name| lab.metric(&format!("pierhead_upstream_ratelimit_{name}"), &[]);
-    assert_eq!((gauge("limit"), gauge("remaining")), (Some(100.0), Some(20.0)));
-    assert_eq!(gauge("exhausted_in_seconds"), Some(600.0));
-    assert_eq!(gauge("restored_in_seconds"), Some(21600.0));
+    let gauge = |name| lab.metric(name, &[]);
+    let (limit, remaining) =
+        ("pierhead_upstream_ratelimit_limit", "pierhead_upstream_ratelimit_remaining");
+    let exhausted_in = "pierhead_upstream_ratelimit_exhausted_in_seconds";
+    let restored_in = "pierhead_upstream_ratelimit_restored_in_seconds";
+    assert_eq!((gauge(limit), gauge(remaining)), (Some(100.0), Some(20.0)));
+    assert_eq!(gauge(exhausted_in), Some(600.0));
+    assert_eq!(gauge(restored_in), Some(21600.0));
     lab.says(docker("0")).says(docker("0"));
     head(&lab).await.expect("a head");
     head(&lab).await.expect("a head");
     let until = lab.clock.now().plus(Duration::from_secs(21600));
     assert_eq!(lab.upstream.exhausted_until(), Some(until));
-    assert_eq!(gauge("exhausted_in_seconds"), Some(0.0));
+    assert_eq!(gauge(exhausted_in), Some(0.0));
     lab.pass(Duration::from_secs(21600)).await;
     assert_eq!(lab.upstream.exhausted_until(), None);
-    assert_eq!(gauge("exhausted_in_seconds"), None);
+    assert_eq!(gauge(exhausted_in), None);
 }
 
 #[tokio::test(start_paused = true)]
