@@ -9,7 +9,7 @@ use super::storage::usage;
 use crate::http::admin::api::fills::Fill;
 use crate::http::admin::api::recent::RecentEvent;
 use crate::http::admin::api::status::Status;
-use crate::http::admin::api::upstreams::Upstream;
+use crate::http::admin::api::upstreams::{Endpoint, RateLimit, Upstream};
 use crate::http::admin::api::workers::Worker;
 
 /// How many events are shown to people; scripts get all of them.
@@ -103,14 +103,10 @@ fn text(status: &Status) -> String {
 
 /// Those that were asked since the start: the others say nothing.
 fn upstreams(upstreams: &[Upstream]) -> Option<Table> {
-    let mut table = Table::new(&["NAME", "STATE", "RATE LIMIT", "LAST ERROR"]);
+    let mut table = Table::new(&["NAME", "STATE", "ASKED", "RATE LIMIT", "LAST ERROR"]);
     let mut asked = false;
     for upstream in upstreams.iter().filter(|upstream| upstream.state != "untried") {
         asked = true;
-        let limit = upstream.rate_limit.as_ref().map(|limit| match limit.limit {
-            Some(of) => format!("{} of {of} left", limit.remaining),
-            None => format!("{} left", limit.remaining),
-        });
         let failed = upstream.endpoints.iter().filter(|e| e.last_failure > e.last_answer);
         let failed = failed.max_by(|a, b| a.last_failure.cmp(&b.last_failure));
         let error = failed.map(|endpoint| {
@@ -121,11 +117,46 @@ fn upstreams(upstreams: &[Upstream]) -> Option<Table> {
         table.row([
             upstream.name.clone(),
             upstream.state.replace('_', " "),
-            limit.unwrap_or_else(|| "-".to_owned()),
+            circuits(&upstream.endpoints),
+            upstream.rate_limit.as_ref().map_or_else(|| "-".to_owned(), allowance),
             error.unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     asked.then_some(table)
+}
+
+/// Which endpoints are not asked, since when, and until when.
+fn circuits(endpoints: &[Endpoint]) -> String {
+    let resting: Vec<_> = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.circuit != "closed")
+        .map(|endpoint| {
+            let mut text = endpoint.circuit.replace('_', "-");
+            if let Some(since) = &endpoint.circuit_since {
+                text.push_str(&format!(" since {since}"));
+            }
+            if let Some(probe) = &endpoint.next_probe {
+                text.push_str(&format!(", next probe {probe}"));
+            }
+            if endpoints.len() > 1 { format!("{}: {text}", endpoint.url) } else { text }
+        })
+        .collect();
+    if resting.is_empty() { "yes".to_owned() } else { resting.join("; ") }
+}
+
+fn allowance(limit: &RateLimit) -> String {
+    let mut text = match limit.limit {
+        Some(of) => format!("{} of {of} left", limit.remaining),
+        None => format!("{} left", limit.remaining),
+    };
+    match limit.exhausted_in_seconds {
+        Some(0) | None => {}
+        Some(left) => text.push_str(&format!(", used up in {}", period(left as f64))),
+    }
+    if let Some(left) = limit.restored_in_seconds {
+        text.push_str(&format!(", restored in {}", period(left as f64)));
+    }
+    text
 }
 
 fn fills(fills: &[Fill]) -> Option<Table> {

@@ -15,7 +15,7 @@ use crate::oci::{ErrorBody, ErrorCode};
 use crate::pull::naming::NamingError;
 use crate::pull::{FillError, PullError};
 use crate::store::StoreError;
-use crate::upstream::{ErrorKind, Failure, UpstreamError};
+use crate::upstream::{ErrorKind, UpstreamError};
 
 /// What a client is told to wait when upstream limits the rate without saying for how long, in
 /// seconds.
@@ -262,27 +262,25 @@ impl From<UpstreamError> for ApiError {
         let (status, code) = match error.kind() {
             ErrorKind::NotFound => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
             ErrorKind::Denied => (StatusCode::FORBIDDEN, ErrorCode::Denied),
-            ErrorKind::RateLimited => {
-                let seconds = retry_after_seconds(&error.failure);
-                return Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    ErrorCode::TooManyRequests,
-                    message,
-                )
-                .with(RETRY_AFTER, seconds);
-            }
+            ErrorKind::RateLimited => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests),
             ErrorKind::TimedOut => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
             ErrorKind::LoopDetected => (StatusCode::LOOP_DETECTED, ErrorCode::Unsupported),
             _ => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
         };
-        Self::new(status, code, message)
+        let answer = Self::new(status, code, message);
+        match retry_after_seconds(&error) {
+            Some(seconds) => answer.with(RETRY_AFTER, seconds),
+            None => answer,
+        }
     }
 }
 
-/// What a client is told to wait, in seconds, when upstream limits the rate.
-fn retry_after_seconds(failure: &Failure) -> u64 {
-    match failure {
-        Failure::RateLimited { retry_after: Some(after) } => after.as_secs().max(1),
-        _ => RETRY_AFTER_SECONDS_DEFAULT,
-    }
+/// What a client is told to wait, in seconds, when upstream limits the rate or is not asked.
+fn retry_after_seconds(error: &UpstreamError) -> Option<u64> {
+    let known = error.failure.retry_after().map(|after| {
+        let seconds = after.as_millis().div_ceil(1000);
+        u64::try_from(seconds).unwrap_or(RETRY_AFTER_SECONDS_DEFAULT).max(1)
+    });
+    let limited = error.kind() == ErrorKind::RateLimited;
+    known.or(limited.then_some(RETRY_AFTER_SECONDS_DEFAULT))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::{ErrorKind, Failure, UpstreamError};
+use crate::upstream::{ErrorKind, UpstreamError};
 
 /// The first wait.
 const WAIT_MIN: Duration = Duration::from_millis(100);
@@ -53,11 +53,10 @@ impl Retry {
     pub fn failed(&mut self, error: &UpstreamError, now: Instant) -> Result<(), GiveUp> {
         self.failures += 1;
         let since = *self.since.get_or_insert(now);
-        let asked = match &error.failure {
-            Failure::Abandoned => return Err(GiveUp),
-            Failure::RateLimited { retry_after } => retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
+        if error.kind() == ErrorKind::Abandoned {
+            return Err(GiveUp);
+        }
+        let asked = error.failure.retry_after().unwrap_or_default();
         if is_answer(error.kind()) {
             self.answers += 1;
             if self.answers > ANSWERS_MAX {
@@ -115,6 +114,7 @@ const fn splitmix(seed: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::Failure;
 
     fn error(failure: Failure) -> UpstreamError {
         UpstreamError { upstream: "docker.io".parse().unwrap(), host: "x".into(), failure }

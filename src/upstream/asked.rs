@@ -9,7 +9,7 @@ use crate::telemetry::Span;
 
 use super::error::Failure;
 use super::metrics::Operation;
-use super::redirect::Landed;
+use super::redirect::{Landed, Lost};
 
 /// One question, from its sending to the answer's head.
 pub(super) struct Asked(Span);
@@ -34,7 +34,7 @@ impl Asked {
     }
 
     /// The answer's head is here, or there will be none.
-    pub(super) fn end(mut self, outcome: &Result<Landed, Failure>) {
+    pub(super) fn end(mut self, outcome: &Result<Landed, Lost>) {
         match outcome {
             Ok(landed) => {
                 let hops = landed.redirects;
@@ -45,7 +45,7 @@ impl Asked {
                 }
                 self.answered(landed.response.status);
             }
-            Err(failure) => self.failed(failure),
+            Err(lost) => self.failed(&lost.failure),
         }
     }
 

@@ -82,9 +82,15 @@ impl Auth {
                 match self.answer(endpoint, repo, &scheme, login(credentials)).await {
                     Ok(pass) => Ok(pass.unwrap_or(Pass::Nothing)),
                     Err(failure) => {
-                        // Perhaps the endpoint has another token service by now.
-                        if !matches!(failure, Failure::Denied { .. } | Failure::RateLimited { .. })
-                        {
+                        // Perhaps the endpoint has another token service by now. While this one
+                        // rests, that was found out a moment ago.
+                        let says_nothing = matches!(
+                            failure,
+                            Failure::Denied { .. }
+                                | Failure::RateLimited { .. }
+                                | Failure::Resting { .. }
+                        );
+                        if !says_nothing {
                             endpoint.forget_scheme();
                         }
                         Err(failure)

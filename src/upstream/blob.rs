@@ -106,14 +106,10 @@ impl Upstream {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<BlobHead, UpstreamError> {
-        let mut attempts = self.attempts(Operation::BlobHead);
-        for endpoint in self.endpoints() {
-            let outcome = self.head_blob_at(&endpoint, repo, digest).await;
-            if let Some(head) = attempts.note(&endpoint, outcome) {
-                return Ok(head);
-            }
-        }
-        Err(attempts.error())
+        self.first_head(Operation::BlobHead, |endpoint| async move {
+            self.head_blob_at(&endpoint, repo, digest).await
+        })
+        .await
     }
 
     /// Fetches `part` of a blob from the first endpoint that has it. One that ignores ranges sends
@@ -126,14 +122,10 @@ impl Upstream {
         digest: &Digest,
         part: &BlobPart,
     ) -> Result<BlobBody, UpstreamError> {
-        let mut attempts = self.attempts(Operation::BlobGet);
-        for endpoint in self.endpoints() {
-            let outcome = self.get_blob_at(&endpoint, repo, digest, part).await;
-            if let Some(body) = attempts.note(&endpoint, outcome) {
-                return Ok(body);
-            }
-        }
-        Err(attempts.error())
+        self.first(Operation::BlobGet, |endpoint| async move {
+            self.get_blob_at(&endpoint, repo, digest, part).await
+        })
+        .await
     }
 
     async fn head_blob_at(

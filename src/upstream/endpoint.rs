@@ -1,24 +1,25 @@
-//! One endpoint of an upstream: where it is, how it wants to be logged in to, and whether it was
-//! in trouble lately.
+//! One endpoint of an upstream: where it is, how it wants to be logged in to, and how it is doing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
+use tokio::time::Instant;
 use url::Url;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::oci::{Challenge, RepoName};
 use crate::secret::SafeUrl;
 
+use super::allowance::Allowance;
+use super::breaker::{Breaker, Circuit, TROUBLE_MAX};
 use super::error::Failure;
+use super::hedge::Latencies;
+use super::limits::RateLimit;
 
 /// How long an endpoint in trouble is asked only after the others.
 const REST: Duration = Duration::from_secs(10);
-/// The longest rest that an endpoint can ask for with `Retry-After`.
-const REST_MAX: Duration = Duration::from_secs(300);
 
 /// One endpoint.
 #[derive(Debug)]
@@ -32,7 +33,11 @@ pub(super) struct Endpoint {
     /// How it wants to be logged in to, once it said so: the next repository needs no refusal
     /// to learn it anew.
     scheme: Mutex<Option<Arc<AuthScheme>>>,
-    resting_until_ms: AtomicU64,
+    /// Whether it is asked at all.
+    pub(super) breaker: Arc<Breaker>,
+    /// How long it takes to answer a HEAD.
+    pub(super) latencies: Latencies,
+    allowance: Mutex<Allowance>,
     contact: Mutex<Contact>,
 }
 
@@ -43,6 +48,19 @@ struct Contact {
     answered_at: Option<Timestamp>,
     /// The last failure that was no answer of that kind, and when it was.
     failed: Option<(Timestamp, Failure)>,
+    /// Until when the others are asked first.
+    resting_until: Option<Instant>,
+}
+
+/// In which order endpoints are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Turn {
+    /// Nothing is wrong with it, or it is time to see whether it works again.
+    First,
+    /// It was in trouble a moment ago.
+    Later,
+    /// It will not be asked.
+    Last,
 }
 
 /// What an operator sees of an endpoint.
@@ -50,8 +68,14 @@ struct Contact {
 pub struct EndpointStatus {
     /// Where it is.
     pub url: SafeUrl,
-    /// Whether it was in trouble a moment ago, and is asked after the others.
+    /// Whether it was in trouble a moment ago, and is asked after the others, or not at all.
     pub resting: bool,
+    /// Whether it is asked at all.
+    pub circuit: Circuit,
+    /// Since when that is so; nothing if it was never otherwise.
+    pub circuit_since: Option<Timestamp>,
+    /// From when on the next question is let through to see whether it works again.
+    pub next_probe: Option<Timestamp>,
     /// When it last answered a question, if only with "not found".
     pub answered_at: Option<Timestamp>,
     /// When it last failed to, or refused.
@@ -135,7 +159,8 @@ pub(super) fn challenge(headers: &HeaderMap, repo: &RepoName) -> Option<(AuthSch
 }
 
 impl Endpoint {
-    pub(super) fn new(index: usize, url: &Url) -> Self {
+    /// `instance` tells its back-offs from those of other Pierheads.
+    pub(super) fn new(index: usize, url: &Url, clock: &Clock, instance: &[u8]) -> Self {
         let mut base = url.clone();
         // Only fails for URLs without a host, which have no user either.
         let _ = base.set_username("");
@@ -146,22 +171,30 @@ impl Endpoint {
             Some(port) => format!("{}:{port}", base.host_str().unwrap_or_default()),
             None => base.host_str().unwrap_or_default().to_owned(),
         };
+        let breaker =
+            Breaker::new(TROUBLE_MAX, clock.clone(), &[instance, base.as_str().as_bytes()]);
         Self {
             index,
             base,
             host: host.into(),
             scheme: Mutex::new(None),
-            resting_until_ms: AtomicU64::new(0),
+            breaker,
+            latencies: Latencies::default(),
+            allowance: Mutex::default(),
             contact: Mutex::default(),
         }
     }
 
-    pub(super) fn status(&self, now: Timestamp) -> EndpointStatus {
-        let contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub(super) fn status(&self) -> EndpointStatus {
+        let contact = self.contact().clone();
         let (failed_at, failure) = contact.failed.unzip();
+        let circuit = self.breaker.status();
         EndpointStatus {
             url: SafeUrl::new(self.base.clone()),
-            resting: self.is_resting(now),
+            resting: self.turn() != Turn::First || circuit.circuit != Circuit::Closed,
+            circuit: circuit.circuit,
+            circuit_since: circuit.since,
+            next_probe: circuit.next_probe,
             answered_at: contact.answered_at,
             failed_at,
             failure,
@@ -190,34 +223,68 @@ impl Endpoint {
         *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    pub(super) fn is_resting(&self, now: Timestamp) -> bool {
-        now.unix_ms() < self.resting_until_ms.load(Ordering::Relaxed)
+    /// When it is asked, among others.
+    pub(super) fn turn(&self) -> Turn {
+        let is_resting = self.contact().resting_until.is_some_and(|until| Instant::now() < until);
+        match (self.breaker.is_asked(), self.breaker.is_closed() && is_resting) {
+            (false, _) => Turn::Last,
+            (true, true) => Turn::Later,
+            // Even before the others: else one that works again is never found out.
+            (true, false) => Turn::First,
+        }
     }
 
-    /// Takes note of how a request went.
+    /// Whether it may be asked what another was asked already: only what is well, and has some of
+    /// its allowance left.
+    pub(super) fn is_spare(&self) -> bool {
+        self.breaker.is_closed() && self.turn() == Turn::First && self.exhausted_for().is_none()
+    }
+
+    /// What it said about our allowance, with what follows from it now.
+    pub(super) fn rate_limit(&self) -> Option<RateLimit> {
+        self.allowance().limit()
+    }
+
+    /// For how long nothing should be asked that can wait.
+    pub(super) fn exhausted_for(&self) -> Option<Duration> {
+        self.breaker.limited_for().max(self.allowance().exhausted_for())
+    }
+
+    /// Takes note of what an answer of its own says about our allowance.
+    pub(super) fn note_limit(&self, headers: &HeaderMap, now: Timestamp) {
+        if let Some(limit) = RateLimit::parse(headers, now) {
+            self.allowance().note(limit);
+        }
+    }
+
+    /// Takes note of how a question went.
     pub(super) fn note(&self, failure: Option<&Failure>, now: Timestamp) {
-        {
-            let mut contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
-            match failure {
-                None | Some(Failure::NotFound) => contact.answered_at = Some(now),
-                Some(failure) => {
-                    // A refusal is an answer, and worth showing.
-                    if matches!(failure, Failure::Denied { .. }) {
-                        contact.answered_at = Some(now);
-                    }
-                    contact.failed = Some((now, failure.clone()));
+        let mut contact = self.contact();
+        match failure {
+            None | Some(Failure::NotFound) => contact.answered_at = Some(now),
+            Some(failure) => {
+                // A refusal is an answer, and worth showing.
+                if matches!(failure, Failure::Denied { .. }) {
+                    contact.answered_at = Some(now);
                 }
+                contact.failed = Some((now, failure.clone()));
             }
         }
-        let until = match failure {
-            Some(Failure::RateLimited { retry_after: Some(after) }) => {
-                now.plus((*after).min(REST_MAX))
+        match failure {
+            Some(failure) if failure.is_endpoint_trouble() => {
+                contact.resting_until = Some(Instant::now() + REST);
             }
-            Some(failure) if failure.is_endpoint_trouble() => now.plus(REST),
-            Some(_) => return,
-            None => Timestamp::from_unix_ms(0),
-        };
-        self.resting_until_ms.store(until.unix_ms(), Ordering::Relaxed);
+            Some(_) => {}
+            None => contact.resting_until = None,
+        }
+    }
+
+    fn contact(&self) -> MutexGuard<'_, Contact> {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn allowance(&self) -> MutexGuard<'_, Allowance> {
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -248,7 +315,8 @@ mod tests {
 
     #[test]
     fn urls_keep_the_prefix_of_the_endpoint() {
-        let at = |base: &str| Endpoint::new(0, &base.parse().expect("a URL"));
+        let at =
+            |base: &str| Endpoint::new(0, &base.parse().expect("a URL"), &Clock::system(), b"test");
         let url = at("https://u:p@a:8443/art/").url("x/tags/list", &[("n", "2"), ("last", "a&b")]);
         assert_eq!(url.expose().as_str(), "https://a:8443/art/v2/x/tags/list?n=2&last=a%26b");
         assert_eq!(at("http://a").url("", &[]).expose().as_str(), "http://a/v2/");

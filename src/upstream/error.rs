@@ -26,7 +26,7 @@ pub struct UpstreamError {
 
 impl UpstreamError {
     /// The failure's kind.
-    pub const fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         self.failure.kind()
     }
 }
@@ -93,6 +93,14 @@ pub enum Failure {
     NoCredentials {
         /// The source's words.
         cause: Arc<str>,
+    },
+    /// It was not asked: it has been failing, or wants to be left alone.
+    #[error("not asked, and not before {} s from now: {last}", seconds(*retry_after))]
+    Resting {
+        /// How it failed when it was last asked.
+        last: Arc<Failure>,
+        /// How long until it is asked again.
+        retry_after: Duration,
     },
     /// The process is stopping, or a task of ours panicked.
     #[error("the request was abandoned: this server is stopping")]
@@ -261,8 +269,8 @@ impl ErrorKind {
 }
 
 impl Failure {
-    /// The failure's kind.
-    pub const fn kind(&self) -> ErrorKind {
+    /// The failure's kind. One that was not asked fails as it did when it was.
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound => ErrorKind::NotFound,
             Self::Denied { .. } => ErrorKind::Denied,
@@ -275,7 +283,17 @@ impl Failure {
             Self::Misbehaved(_) => ErrorKind::Misbehaved,
             Self::LoopDetected => ErrorKind::LoopDetected,
             Self::NoCredentials { .. } => ErrorKind::NoCredentials,
+            Self::Resting { last, .. } => last.kind(),
             Self::Abandoned => ErrorKind::Abandoned,
+        }
+    }
+
+    /// How long to wait before asking again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after } => *retry_after,
+            Self::Resting { retry_after, .. } => Some(*retry_after),
+            _ => None,
         }
     }
 
@@ -326,12 +344,17 @@ impl fmt::Display for Phase {
     }
 }
 
+/// Whole seconds, never too few.
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
 struct RetryAfter(Option<Duration>);
 
 impl fmt::Display for RetryAfter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(after) => write!(f, " for {} s", after.as_secs()),
+            Some(after) => write!(f, " for {} s", seconds(after)),
             None => Ok(()),
         }
     }

@@ -67,14 +67,10 @@ impl Upstream {
         n: Option<u32>,
         last: Option<&str>,
     ) -> Result<TagPage, UpstreamError> {
-        let mut attempts = self.attempts(Operation::Tags);
-        for endpoint in self.endpoints() {
-            let outcome = self.tags_at(&endpoint, repo, n, last).await;
-            if let Some(page) = attempts.note(&endpoint, outcome) {
-                return Ok(page);
-            }
-        }
-        Err(attempts.error())
+        self.first(Operation::Tags, |endpoint| async move {
+            self.tags_at(&endpoint, repo, n, last).await
+        })
+        .await
     }
 
     /// Everything that refers to the manifest `digest`, page by page.
@@ -85,16 +81,14 @@ impl Upstream {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Referrers, UpstreamError> {
-        let mut attempts = self.attempts(Operation::Referrers);
-        for endpoint in self.endpoints() {
-            let outcome = self.referrers_at(&endpoint, repo, digest).await;
-            if let Some(listed) = attempts.note(&endpoint, outcome) {
-                return Ok(listed);
-            }
+        let listed = self.first(Operation::Referrers, |endpoint| async move {
+            self.referrers_at(&endpoint, repo, digest).await
+        });
+        match listed.await {
+            // The spec has no other 404 for it: without referrers the list is empty.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Referrers::Unsupported),
+            listed => listed,
         }
-        let error = attempts.error();
-        // The spec has no other 404 for it: without referrers the list is empty.
-        if error.kind() == ErrorKind::NotFound { Ok(Referrers::Unsupported) } else { Err(error) }
     }
 
     async fn tags_at(

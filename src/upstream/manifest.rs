@@ -47,14 +47,10 @@ impl Upstream {
         repo: &RepoName,
         reference: &Reference,
     ) -> Result<ManifestHead, UpstreamError> {
-        let mut attempts = self.attempts(Operation::ManifestHead);
-        for endpoint in self.endpoints() {
-            let outcome = self.head_manifest_at(&endpoint, repo, reference).await;
-            if let Some(head) = attempts.note(&endpoint, outcome) {
-                return Ok(head);
-            }
-        }
-        Err(attempts.error())
+        self.first_head(Operation::ManifestHead, |endpoint| async move {
+            self.head_manifest_at(&endpoint, repo, reference).await
+        })
+        .await
     }
 
     /// Fetches a manifest.
@@ -65,14 +61,10 @@ impl Upstream {
         repo: &RepoName,
         reference: &Reference,
     ) -> Result<FetchedManifest, UpstreamError> {
-        let mut attempts = self.attempts(Operation::ManifestGet);
-        for endpoint in self.endpoints() {
-            let outcome = self.get_manifest_at(&endpoint, repo, reference).await;
-            if let Some(manifest) = attempts.note(&endpoint, outcome) {
-                return Ok(manifest);
-            }
-        }
-        Err(attempts.error())
+        self.first(Operation::ManifestGet, |endpoint| async move {
+            self.get_manifest_at(&endpoint, repo, reference).await
+        })
+        .await
     }
 
     async fn head_manifest_at(

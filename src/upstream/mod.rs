@@ -2,17 +2,20 @@
 //! and what every refusal means.
 //!
 //! A question ([`Upstream`], by verb in `manifest`, `blob`, `lists`) goes to one endpoint after
-//! the other (`client`); each logs in (`auth`, `token`), follows redirects (`redirect`) and waits
+//! the other (`client`) unless that one is known to fail (`breaker`); each logs in (`auth`, `token`), follows redirects (`redirect`) and waits
 //! no longer than it may (`wire`). Everything reaches the network through [`transport`], where
 //! `guard` decides at the moment of dialling which addresses are allowed.
 
+mod allowance;
 mod asked;
 mod auth;
 mod blob;
+mod breaker;
 mod client;
 mod credentials;
 mod endpoint;
 mod guard;
+mod hedge;
 mod http_transport;
 mod limits;
 mod lists;
@@ -31,6 +34,7 @@ pub mod transport;
 mod tests;
 
 pub use blob::{BlobBody, BlobHead, BlobPart};
+pub use breaker::Circuit;
 pub use client::{Upstream, UpstreamParts};
 pub use credentials::{CredentialError, CredentialSource, Granted, StaticCredentials};
 pub use endpoint::EndpointStatus;

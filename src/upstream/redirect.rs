@@ -96,6 +96,14 @@ pub(super) struct Landed {
     pub(super) redirects: usize,
 }
 
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) failure: Failure,
+    /// Whether the endpoint had answered by then, and led elsewhere.
+    pub(super) foreign: bool,
+}
+
 /// Sends a GET or HEAD to `url` and follows where it leads. `origin` is the endpoint's URL and
 /// `endpoint` its number: whatever stands elsewhere is reached with the guard up, and without
 /// `Authorization`.
@@ -106,7 +114,7 @@ pub(super) async fn follow(
     (endpoint, origin): (usize, &Url),
     mut request: Request,
     hops: &Hops,
-) -> Result<Landed, Failure> {
+) -> Result<Landed, Lost> {
     let mut followed = 0;
     let mut foreign = false;
     loop {
@@ -117,8 +125,10 @@ pub(super) async fn follow(
         }
         foreign |= !at_origin;
         let reach = if at_origin { Reach::Endpoint } else { Reach::Guarded { endpoint } };
-        let response = wire.send(request.clone(), reach, hops).await?;
-        match decide(&here, &request.method, response.status, &response.headers, followed)? {
+        let lost = |failure| Lost { failure, foreign };
+        let response = wire.send(request.clone(), reach, hops).await.map_err(lost)?;
+        let decision = decide(&here, &request.method, response.status, &response.headers, followed);
+        match decision.map_err(|what| Lost { failure: what.into(), foreign: true })? {
             Decision::Final => {
                 return Ok(Landed { response, url: here, foreign, redirects: followed });
             }

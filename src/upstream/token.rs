@@ -1,5 +1,9 @@
 //! Tokens: asked for once for everybody, kept until shortly before they end.
 //!
+//! A token service that fails is left alone for a while, growing from
+//! [`BACK_OFF_FIRST`](super::breaker::BACK_OFF_FIRST) on: all repositories need it, and a herd of
+//! them would hammer it. What is left of a token's life is used up meanwhile.
+//!
 //! Source: docker's `spec/auth/token.md` and `spec/auth/oauth.md`.
 
 use std::sync::Arc;
@@ -21,6 +25,7 @@ use crate::secret::{SafeUrl, Secret};
 use crate::single_flight::SingleFlight;
 
 use super::asked::Asked;
+use super::breaker::{Breaker, Permit};
 use super::endpoint::Endpoint;
 use super::error::{Failure, Misbehaved};
 use super::guard::host_listed;
@@ -42,6 +47,13 @@ const TOKENS_MAX: u64 = 4096;
 const TOKEN_ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Token services that are remembered to know GET only, per upstream.
 const GET_ONLY_MAX: u64 = 64;
+/// Token services whose health is remembered, per upstream.
+const SERVICES_MAX: u64 = 64;
+/// How long a token service that limits the rate is left alone if it does not say.
+const LIMITED_FOR: Duration = Duration::from_secs(5);
+/// How much trouble in a row makes a token service rest: the first. The rest is a second, and
+/// valid tokens do without the service.
+const SERVICE_TROUBLE_MAX: u32 = 1;
 
 /// What a token is good for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +71,10 @@ pub(super) struct TokenKey {
 pub(super) struct Token {
     /// `Bearer ...`, marked as sensitive.
     pub(super) header: HeaderValue,
+    /// When it is time for another one.
     usable_until: Timestamp,
+    /// When it ends.
+    ends_at: Timestamp,
     /// Tells a token from its successor.
     pub(super) serial: u64,
 }
@@ -94,6 +109,8 @@ struct Shared {
     auth_hosts: Vec<String>,
     kept: Cache<TokenKey, Token>,
     get_only: Cache<String, ()>,
+    /// By the endpoint that named it, and its URL.
+    services: Cache<(usize, Url), Arc<Breaker>>,
     serials: AtomicU64,
 }
 
@@ -104,6 +121,7 @@ impl Tokens {
             auth_hosts,
             kept: Cache::new(TOKENS_MAX),
             get_only: Cache::new(GET_ONLY_MAX),
+            services: Cache::new(SERVICES_MAX),
             serials: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared), asking: SingleFlight::new("upstream-token", tasks) }
@@ -128,23 +146,28 @@ impl Tokens {
             Reach::Guarded { endpoint: endpoint.index }
         };
         let shared = Arc::clone(&self.shared);
-        let asked = key.clone();
-        let token = self
-            .asking
-            .run(key, move || async move {
-                // Somebody's request may have ended between the look above and this one.
-                if let Some(token) = shared.kept(&asked) {
-                    return Ok(token);
-                }
-                let token = shared.ask(&realm, reach, &asked, login.as_ref()).await;
-                shared.wire.metrics.count(Operation::Token, &token);
-                let token = token?;
-                shared.kept.insert(asked, token.clone());
-                Ok(token)
-            })
-            .await
-            .map_err(|_| Failure::Abandoned)??;
-        Ok((token, true))
+        let (asked, wanted) = (key.clone(), key.clone());
+        let asking = self.asking.run(key, move || async move {
+            // Somebody's request may have ended between the look above and this one.
+            if let Some(token) = shared.kept(&asked) {
+                return Ok(token);
+            }
+            let mut permit = shared.service(asked.endpoint, &realm).admit()?;
+            let token = shared.ask(&realm, reach, &asked, login.as_ref()).await;
+            judge(&mut permit, &token);
+            shared.wire.metrics.count(Operation::Token, &token);
+            let token = token?;
+            shared.kept.insert(asked, token.clone());
+            Ok(token)
+        });
+        match asking.await.unwrap_or(Err(Failure::Abandoned)) {
+            Ok(token) => Ok((token, true)),
+            // It is early for a new one. Only a refusal says that the old one is void, too.
+            Err(failure) if !matches!(failure, Failure::Denied { .. }) => {
+                self.shared.valid(&wanted).map(|token| (token, false)).ok_or(failure)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Throws away a token that was refused, unless it has a successor already.
@@ -159,6 +182,21 @@ impl Shared {
     fn kept(&self, key: &TokenKey) -> Option<Token> {
         let now = self.wire.clock.now();
         self.kept.get(key).filter(|token| now < token.usable_until)
+    }
+
+    /// A token that is old, but still good.
+    fn valid(&self, key: &TokenKey) -> Option<Token> {
+        let now = self.wire.clock.now();
+        self.kept.get(key).filter(|token| now < token.ends_at)
+    }
+
+    /// Whether the token service at `realm` is asked.
+    fn service(&self, endpoint: usize, realm: &Url) -> Arc<Breaker> {
+        self.services.get_with((endpoint, realm.clone()), || {
+            let instance = self.wire.id.header(&Hops::default());
+            let spread = [instance.as_bytes(), realm.as_str().as_bytes()];
+            Breaker::new(SERVICE_TROUBLE_MAX, self.wire.clock.clone(), &spread)
+        })
     }
 
     /// The token service's URL, if we may go there with what we have.
@@ -249,8 +287,22 @@ impl Shared {
             .min(TOKEN_LIFETIME_MAX);
         // From our own clock at the time of asking: `issued_at` is from somebody else's.
         let usable_until = asked_at.plus(lifetime - TOKEN_MARGIN.min(lifetime / 4));
+        let ends_at = asked_at.plus(lifetime);
         let serial = self.serials.fetch_add(1, Ordering::Relaxed);
-        Some(Token { header, usable_until, serial })
+        Some(Token { header, usable_until, ends_at, serial })
+    }
+}
+
+/// What the outcome of a request says about the token service. A refusal, or a status that it may
+/// have for one scope alone, is an answer.
+fn judge(permit: &mut Permit, outcome: &Result<Token, Failure>) {
+    match outcome {
+        Err(Failure::RateLimited { retry_after }) => {
+            permit.limited(retry_after.unwrap_or(LIMITED_FOR));
+        }
+        Err(failure @ Failure::Misbehaved(_)) => permit.troubled(failure, None),
+        Err(failure) if failure.is_endpoint_trouble() => permit.troubled(failure, None),
+        Ok(_) | Err(_) => permit.answered(),
     }
 }
 

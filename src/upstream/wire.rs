@@ -1,7 +1,7 @@
 //! What every request of an upstream has in common: how it introduces itself, how long it waits,
 //! and what a refusal means.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 
 use super::error::{Failure, Misbehaved, Phase};
-use super::limits::{RateLimit, retry_after};
+use super::limits::retry_after;
 use super::loop_guard::{CDN_LOOP, Hops, LoopId};
 use super::metrics::UpstreamMetrics;
 use super::transport::{BodyStream, Reach, Request, Response, Transport};
@@ -40,7 +40,6 @@ pub(super) struct Wire {
     pub(super) metrics: UpstreamMetrics,
     pub(super) header_timeout: Duration,
     pub(super) silence_timeout: Duration,
-    pub(super) limit: Mutex<Option<RateLimit>>,
 }
 
 impl Wire {
@@ -55,15 +54,10 @@ impl Wire {
         request.headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
         request.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         request.headers.insert(CDN_LOOP, self.id.header(hops));
-        let response = timeout(self.header_timeout, self.transport.send(request, reach))
+        timeout(self.header_timeout, self.transport.send(request, reach))
             .await
-            .map_err(|_| Failure::TimedOut { phase: Phase::Headers })??;
-        if let Some(limit) = RateLimit::parse(&response.headers, self.clock.now()) {
-            let remaining = i64::try_from(limit.remaining).unwrap_or(i64::MAX);
-            self.metrics.remaining().set(remaining);
-            *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
-        }
-        Ok(response)
+            .map_err(|_| Failure::TimedOut { phase: Phase::Headers })?
+            .map_err(Failure::from)
     }
 
     /// What a status other than success means.

@@ -9,6 +9,7 @@ mod access;
 mod directory;
 mod encryption;
 mod fill;
+mod health;
 mod limits;
 mod manifests;
 mod naming;

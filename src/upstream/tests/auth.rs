@@ -204,6 +204,75 @@ async fn what_a_token_service_answers_is_never_taken_for_absence() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_service_that_fails_is_left_alone_for_a_while() {
+    for fails in [answer(503), answer(200).body("<html>")] {
+        let lab = Lab::at("https://reg.example");
+        lab.says(bearer(CHALLENGE)).says(fails);
+        let first = failure(head(&lab, "a").await);
+        for name in ["b", "c", "d", "e"] {
+            let failure = failure(head(&lab, name).await);
+            assert_eq!(failure.kind(), first.kind());
+            assert!(matches!(&failure, Failure::Resting { last, .. } if **last == first));
+        }
+        let asked = lab.asked();
+        let services = asked.iter().filter(|asked| asked.url().contains("auth.example"));
+        assert_eq!(services.count(), 1);
+        lab.pass(Duration::from_secs(1)).await;
+        lab.says(token("t", 300)).says(answer(200));
+        head(&lab, "b").await.expect("a head");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_service_that_says_when_to_come_back_is_asked_then() {
+    let lab = Lab::at("https://reg.example");
+    lab.says(bearer(CHALLENGE)).says(answer(429).header("retry-after", "17"));
+    let limited =
+        |seconds| Failure::RateLimited { retry_after: Some(Duration::from_secs(seconds)) };
+    assert_eq!(failure(head(&lab, "a").await), limited(17));
+    lab.pass(Duration::from_secs(10)).await;
+    for name in ["a", "b"] {
+        assert_eq!(failure(head(&lab, name).await), limited(7));
+    }
+    lab.asked();
+    lab.pass(Duration::from_secs(7)).await;
+    lab.says(token("t", 300)).says(answer(200));
+    head(&lab, "a").await.expect("a head");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_used_to_its_end_if_there_is_no_new_one() {
+    let lab = Lab::at("https://reg.example");
+    lab.says(bearer(CHALLENGE)).says(token("t", 300)).says(answer(200));
+    head(&lab, "a").await.expect("a head");
+    lab.asked();
+    lab.pass(Duration::from_secs(270)).await;
+    for said in [answer(503), answer(429)] {
+        lab.says(said).says(answer(200));
+        head(&lab, "a").await.expect("a head with the old token");
+        assert_eq!(lab.asked()[1].auth(), Some("Bearer t"));
+        // And the token service is not even asked.
+        lab.says(answer(200));
+        head(&lab, "a").await.expect("a head with the old token");
+        assert_eq!(lab.asked()[0].auth(), Some("Bearer t"));
+        lab.pass(Duration::from_secs(10)).await;
+    }
+    lab.pass(Duration::from_secs(10)).await;
+    lab.says(answer(500));
+    assert_eq!(failure(head(&lab, "a").await), Failure::ServerError { status: 500 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_not_used_to_its_end() {
+    let lab = Lab::at("https://reg.example");
+    lab.says(bearer(CHALLENGE)).says(token("t", 300)).says(answer(200));
+    head(&lab, "a").await.expect("a head");
+    lab.pass(Duration::from_secs(270)).await;
+    lab.says(answer(401));
+    assert_eq!(failure(head(&lab, "a").await), Failure::Denied { status: 401 });
+}
+
 #[tokio::test]
 async fn an_endpoint_that_moved_its_token_service_is_asked_anew() {
     let lab = Lab::at("https://reg.example");

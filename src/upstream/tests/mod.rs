@@ -4,6 +4,8 @@ mod auth;
 mod blobs;
 mod endpoints;
 mod guarding;
+mod health;
+mod hedging;
 mod network;
 mod quirks;
 mod server;
@@ -119,6 +121,12 @@ impl Lab {
         Self::new(&settings(&[endpoint]))
     }
 
+    /// Lets time pass, on both clocks. For tests with paused time.
+    pub(super) async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        tokio::time::advance(time).await;
+    }
+
     pub(super) fn says(&self, answer: Answer) -> &Self {
         self.script.answers.lock().expect("a lock").push_back(Ok(answer));
         self
@@ -138,17 +146,28 @@ impl Lab {
 
     /// The value of a counter of requests.
     pub(super) fn counted(&self, operation: &str, outcome: &str) -> f64 {
-        let families = self.registry.gather();
-        let family = families.iter().find(|f| f.name() == "pierhead_upstream_requests_total");
-        let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
-        let labelled = |metric: &&prometheus::proto::Metric| {
-            let has = |name, value| {
-                metric.get_label().iter().any(|l| l.name() == name && l.value() == value)
-            };
-            has("operation", operation) && has("outcome", outcome)
-        };
-        metrics.iter().find(labelled).map_or(0.0, |metric| metric.get_counter().get_value())
+        let labels = [("operation", operation), ("outcome", outcome)];
+        self.metric("pierhead_upstream_requests_total", &labels).unwrap_or(0.0)
     }
+
+    /// The value of a counter or gauge, if it is there.
+    pub(super) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        metric(&self.registry, name, labels)
+    }
+}
+
+/// The value of a counter or gauge in `registry`, if it is there.
+pub(super) fn metric(registry: &Registry, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name)?;
+    let labelled = |metric: &&prometheus::proto::Metric| {
+        let has = |(name, value): &(&str, &str)| {
+            metric.get_label().iter().any(|l| l.name() == *name && l.value() == *value)
+        };
+        labels.iter().all(has)
+    };
+    let metric = family.get_metric().iter().find(labelled)?;
+    Some(metric.get_counter().get_value() + metric.get_gauge().get_value())
 }
 
 /// A request that was sent.

@@ -1,5 +1,7 @@
 //! Real connections: what is used again, what is waited for, and what is given up.
 
+use std::path::PathBuf;
+
 use tokio::net::TcpListener;
 
 use super::server::{Act, OK, Server, fetch, head, quick, upstream};
@@ -66,6 +68,19 @@ async fn a_silent_server_is_given_up() {
     let mut settings = quick(&server.url("127.0.0.1"));
     settings.header_timeout = Duration::from_millis(100);
     let phase = Phase::Headers;
+    assert_eq!(failure(head(&upstream(&settings)).await), Failure::TimedOut { phase });
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_too_long_is_given_up() {
+    // It accepts, and then says nothing: TLS is part of connecting.
+    let server = Server::new(Act::SayAndHang("")).await;
+    let url = format!("https://127.0.0.1:{}", server.address.port());
+    let mut settings = quick(&url.parse().expect("a URL"));
+    settings.connect_timeout = Duration::from_millis(100);
+    settings.ca_file =
+        Some(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/upstream/tests/tls/leaf.pem"));
+    let phase = Phase::Connect;
     assert_eq!(failure(head(&upstream(&settings)).await), Failure::TimedOut { phase });
 }
 

@@ -40,8 +40,16 @@ pub struct Endpoint {
     pub url: String,
     /// `untried`, `up`, or `in_trouble` (it failed last time).
     pub state: String,
-    /// Whether it is asked after the others for some seconds.
+    /// Whether it is asked after the others for some seconds, or not at all.
     pub resting: bool,
+    /// Whether it is asked at all: `closed` (it is), `open` (it failed too often in a row and is
+    /// not), `half_open` (one question is finding out whether it works again), or `limited` (it
+    /// said how long it wants to be left alone, and is).
+    pub circuit: String,
+    /// Since when that is so, if it was ever otherwise.
+    pub circuit_since: Option<String>,
+    /// From when on one question is let through to see whether it works again.
+    pub next_probe: Option<String>,
     /// When it last answered, if only with "not found".
     pub last_answer: Option<String>,
     /// When it last failed to.
@@ -61,6 +69,11 @@ pub struct RateLimit {
     pub window_seconds: Option<u64>,
     /// When the upstream said so.
     pub at: String,
+    /// Until none is left, in seconds, if pulls go on as in the last hour; absent if they would
+    /// last for ever.
+    pub exhausted_in_seconds: Option<u64>,
+    /// Until there is a new allowance, in seconds, at the latest; absent if there is one by now.
+    pub restored_in_seconds: Option<u64>,
 }
 
 /// The upstreams, and how talking to them went lately.
@@ -101,6 +114,9 @@ impl From<EndpointStatus> for Endpoint {
             url: status.url.to_string(),
             state: state.to_owned(),
             resting: status.resting,
+            circuit: status.circuit.as_str().to_owned(),
+            circuit_since: status.circuit_since.map(rfc3339),
+            next_probe: status.next_probe.map(rfc3339),
             last_answer: status.answered_at.map(rfc3339),
             last_failure: status.failed_at.map(rfc3339),
             last_error: status.failure.map(|failure| failure.to_string()),
@@ -115,6 +131,8 @@ impl From<Limit> for RateLimit {
             remaining: limit.remaining,
             window_seconds: limit.window.map(|window| window.as_secs()),
             at: rfc3339(limit.at),
+            exhausted_in_seconds: limit.exhausted_in.map(|left| left.as_secs()),
+            restored_in_seconds: limit.restored_in.map(|left| left.as_secs()),
         }
     }
 }
