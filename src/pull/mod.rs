@@ -11,7 +11,9 @@
 //! | [`ring`], [`private`] | the same for a blob that cannot be stored |
 //! | [`links`], [`absences`], [`condemned`] | what is known to be there, not there, and suspect |
 //! | [`denials`] | who may still see what is kept |
+//! | [`pattern`] | tags by pattern |
 //! | [`tags`], [`referrers`] | the two lists |
+//! | [`refresh`] | tags that are confirmed in the background |
 //! | [`image`], [`explain`], [`inspect`], [`purge`] | for operators: what a pull would be and why, what is here, and forgetting it |
 //! | [`outcome`] | what the cache did, in the words of logs, metrics and headers |
 
@@ -33,9 +35,11 @@ pub mod manifest;
 pub mod metrics;
 pub mod naming;
 pub mod outcome;
+pub mod pattern;
 pub mod private;
 pub mod purge;
 pub mod referrers;
+pub mod refresh;
 pub mod resolve;
 pub mod ring;
 pub mod settings;
@@ -67,9 +71,10 @@ use self::flight::Flights;
 use self::links::Links;
 use self::manifest::Kept;
 use self::metrics::PullMetrics;
+use self::refresh::Refresher;
 use self::resolve::Confirmed;
 use self::settings::{FillSettings, TagSettings};
-use crate::background::Tasks;
+use crate::background::{Tasks, Workers};
 use crate::clock::Clock;
 use crate::hooks::Hooks;
 use crate::oci::{Digest, Reference, Tag};
@@ -116,6 +121,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Who runs what outlives a request.
     pub tasks: Tasks,
+    /// Where the worker runs that confirms tags; see [`Puller::refresh_worker`].
+    pub workers: Workers,
     /// Counters.
     pub metrics: PullMetrics,
 }
@@ -147,6 +154,7 @@ pub struct Inner {
     tasks: Tasks,
     links: Links,
     absences: Absences,
+    refresher: Refresher,
     condemned: Condemned,
     flights: Flights,
     fetcher: Fetcher,
@@ -171,7 +179,8 @@ impl std::ops::Deref for Puller {
 impl Puller {
     /// Puts the engine together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { sites, blobs, meta, hot, hooks, uses, fill, clock, tasks, metrics } = parts;
+        let Parts { sites, blobs, meta, hot, hooks, uses, fill, clock, tasks, workers, metrics } =
+            parts;
         let links = Links::new(Arc::clone(&meta), hot.clone());
         let condemned = Condemned::new(clock.clone(), fill.condemned_for);
         let (answer_within, serve_unverified_ranges) =
@@ -193,6 +202,7 @@ impl Puller {
             hooks,
             uses,
             absences: Absences::new(clock.clone()),
+            refresher: Refresher::new(workers),
             clock,
             metrics,
             tasks: tasks.clone(),
