@@ -448,3 +448,6 @@ impl Worker for RefreshWorker {
         self.puller.refresher.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ mod naming;
 mod operator;
 mod scrub;
 mod space;
+mod stale;
 mod surface;
 mod traces;
 mod warm;

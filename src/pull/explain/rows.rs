@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 use crate::oci::Digest;
 use crate::pull::decide::{Decision, Known, Opening, Prospect, Row};
 use crate::pull::outcome::StaleReason;
@@ -117,32 +116,35 @@ fn without_asking(row: Row, known: &Known<'_>) -> RowState {
         _ => false,
     };
     let text = match left {
-        Some(Lifetime::For(left)) => format!("served without waiting for another {}", rough(left)),
+        Some(Lifetime::For(left)) if row == Row::WhileRevalidate => {
+            format!("served at once for another {}, while upstream is asked", rough(left))
+        }
+        Some(Lifetime::For(left)) => format!("served without asking for another {}", rough(left)),
         Some(Lifetime::Forever) => "served without asking".to_owned(),
         None if is_off => "off".to_owned(),
-        None => format!("over since {}", over_since(row, known)),
+        None => over(row, known),
     };
     RowState { row, decision, left, text }
 }
 
-/// How long ago the time of a row ended that a refusal or its age has ended.
-fn over_since(row: Row, known: &Known<'_>) -> String {
+/// Why a row that is in use does not serve the tag any more.
+fn over(row: Row, known: &Known<'_>) -> String {
     let settings = known.settings;
     let whole = match row {
-        Row::Fresh => settings.tag_ttl,
         Row::WhileRevalidate => settings.tag_ttl.saturating_add(settings.stale.while_revalidate),
-        _ => Duration::ZERO,
+        _ => settings.tag_ttl,
     };
-    let ended: Timestamp = known.confirmed_at.plus(whole);
-    if ended > known.now {
-        return "access was lost".to_owned();
+    if known.has_lost_access() {
+        return "over: access was lost for longer than `stale.on_401` allows".to_owned();
     }
-    format!("{} ago", rough(known.now.since(ended)))
+    let age = known.now.since(known.confirmed_at);
+    format!("over for {}", rough(age.saturating_sub(whole)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
     use crate::pull::settings::{StalePolicy, TagSettings};
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -185,7 +187,7 @@ mod tests {
         };
         let table = standing.table(None).unwrap();
         assert_eq!(table.now, None);
-        assert_eq!(text(&table, Row::Fresh), "over since 20h 59m ago");
+        assert_eq!(text(&table, Row::Fresh), "over for 20h 59m");
         assert_eq!(text(&table, Row::Pinned), "off");
         assert_eq!(text(&table, Row::WhileRevalidate), "off");
         assert_eq!(text(&table, Row::OnError), "served stale for another 6days 3h");
