@@ -1,7 +1,5 @@
 //! How old a tag may be: the rows of the table for one tag, and which of them a pull goes by.
 
-use std::time::Duration;
-
 use crate::oci::Digest;
 use crate::pull::decide::{Decision, Known, Opening, Prospect, Row};
 use crate::pull::outcome::StaleReason;
@@ -143,6 +141,8 @@ fn over(row: Row, known: &Known<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock::Timestamp;
     use crate::pull::settings::{StalePolicy, TagSettings};
