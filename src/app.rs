@@ -191,9 +191,11 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
         gates: gates.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),
+        workers: workers.clone(),
         metrics: PullMetrics::new(&registry)?,
     });
 
+    let refreshing = puller.refresh_worker();
     let (scrub, scrubbing) = Scrub::new(ScrubParts {
         blobs: keeper.shelf_of(Finder::Scrub),
         hot,
@@ -267,6 +269,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     tasks.spawn("listener", admin_server.run(admin_listener, admin));
 
     workers.start(scrubbing);
+    workers.start(refreshing);
 
     announce(schemes, address, admin_address);
     signals.wait_for_stop(&workers).await;

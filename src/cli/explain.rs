@@ -57,6 +57,15 @@ fn text(explanation: &Explanation) -> String {
         }
         text.push('\n');
     }
+    if let Some(staleness) = &explanation.staleness {
+        text.push_str("\nhow old it may be\n");
+        let mut table = Table::new(&["", "ROW", "WHAT IT DOES"]);
+        for row in &staleness.rows {
+            let mark = if row.row == staleness.row { ">" } else { "" };
+            table.row([mark, &row.row, &row.text]);
+        }
+        text.push_str(&table.text("  "));
+    }
     if let Some(found) = explanation.content.as_ref().filter(|found| !found.platforms.is_empty()) {
         text.push_str("\nwhat is here\n");
         text.push_str(&content(found).text("  "));

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::pull::settings::Lifetime;
+
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(LOOPBACK, 5000);
@@ -27,6 +29,11 @@ pub(super) const SCRUB_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) const TAG_TTL: Duration = Duration::from_secs(60);
 pub(super) const ABSENT_TTL: Duration = Duration::from_secs(10);
+pub(super) const STALE: Lifetime = Lifetime::Forever;
+/// Whoever lost access upstream must not keep it through the cache for long.
+pub(super) const STALE_ON_401_WITH_CREDENTIALS: Lifetime = Lifetime::For(Duration::from_secs(3600));
+pub(super) const STALE_WHILE_REVALIDATE: Duration = Duration::ZERO;
+pub(super) const REFRESH_AHEAD: Duration = Duration::ZERO;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const UPSTREAM_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);

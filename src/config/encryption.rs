@@ -11,7 +11,7 @@ use super::error::Problems;
 use super::secrets::{CA_BYTES_MAX, ReadFile, read_named};
 use super::sections::ServerSection;
 use super::source::{At, Origin};
-use super::suggest::closest;
+use super::table::{Placed, table};
 use super::values::{BaseUrl, FilePath, List, OptionalPath, Refusal, Text, Value, read_text};
 use crate::clock::Clock;
 use crate::http::settings::{AcmeSettings, CertificateSource, TlsSettings};
@@ -19,60 +19,6 @@ use crate::http::tls::files::{self, ClientFiles, PairFiles};
 
 /// The folder below `storage.path` for what ACME keeps.
 const ACME_FOLDER: &str = "acme";
-
-/// A value within a table, and its place.
-type Placed<T> = Option<(T, Range<usize>)>;
-
-/// One list of keys makes the struct, the names and the reader of a table that is one value.
-macro_rules! table {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, Default)]
-        pub(super) struct $name {
-            $($field: Placed<$type>,)*
-        }
-
-        impl $name {
-            /// Its keys.
-            #[cfg(test)]
-            pub(super) const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
-        }
-
-        impl Value for $name {
-            fn read(value: &DeValue<'_>) -> Result<Self, Refusal> {
-                let keys = [$(stringify!($field)),*];
-                let DeValue::Table(table) = value else {
-                    let example = format!("a table such as {{ {} = ... }}", keys[0]);
-                    return Err(Refusal::wrong_type(&example, value));
-                };
-                let mut read = Self::default();
-                for (key, value) in table {
-                    let within = |refusal: Refusal| Refusal {
-                        message: format!("`{}`: {}", key.get_ref(), refusal.message),
-                        span: Some(refusal.span.unwrap_or_else(|| value.span())),
-                        wrong_type: false,
-                    };
-                    match key.get_ref().as_ref() {
-                        $(stringify!($field) => {
-                            let item = <$type as Value>::read(value.get_ref()).map_err(within)?;
-                            read.$field = Some((item, value.span()));
-                        })*
-                        other => {
-                            let help = match closest(other, keys) {
-                                Some(key) => format!("did you mean `{key}`?"),
-                                None => format!("its keys are {}", keys.join(", ")),
-                            };
-                            let message = format!("it has no such key; {help}");
-                            let span = Some(key.span());
-                            return Err(Refusal { message, span, wrong_type: false });
-                        }
-                    }
-                }
-                Ok(read)
-            }
-        }
-    };
-}
 
 table! {
     /// `server.tls`

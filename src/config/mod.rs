@@ -17,7 +17,9 @@ mod safety;
 mod secrets;
 mod sections;
 mod source;
+mod stale;
 mod suggest;
+mod table;
 mod telemetry;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,9 @@ use super::sections::{
 };
 use super::source::{At, Origin};
 use super::values::{FilePath, List};
-use super::{Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults, telemetry};
+use super::{
+    Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults, stale, telemetry,
+};
 use crate::background::Offload;
 use crate::http::settings::ServerSettings;
 use crate::keep::scrub::ScrubSettings;
@@ -70,7 +72,8 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         safety::check_endpoints(upstream, &one, &server, public_url.as_ref(), problems);
         safety::check_credentials(upstream, &one, &server, problems);
         notices.extend(safety::credential_notices(upstream, &one, public_url.as_ref()));
-        settings.push((one, tag_settings(&upstream.keys)));
+        let tags = tag_settings(upstream, one.credentials.is_some());
+        settings.push((one, tags));
         let limited = upstream_limits(&upstream.keys);
         if !limited.is_none() {
             limits.insert(upstream.name.clone(), limited);
@@ -207,10 +210,14 @@ fn log(keys: &LogSection) -> LogSettings {
     }
 }
 
-fn tag_settings(keys: &UpstreamSection) -> TagSettings {
+fn tag_settings(upstream: &Upstream, has_credentials: bool) -> TagSettings {
+    let keys = &upstream.keys;
+    let prefix = upstream.built_in.and_then(|built_in| built_in.single_component_prefix);
     TagSettings {
         tag_ttl: or(keys.tag_ttl.as_ref(), |v| v.0, defaults::TAG_TTL),
         absent_ttl: or(keys.absent_ttl.as_ref(), |v| v.0, defaults::ABSENT_TTL),
+        stale: stale::policy(keys.stale.as_ref().map(|at| &at.value), has_credentials, prefix),
+        refresh_ahead: or(keys.refresh_ahead.as_ref(), |v| v.0, defaults::REFRESH_AHEAD),
     }
 }
 

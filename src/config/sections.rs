@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::encryption::{AcmeTable, TlsTable};
 use super::error::{Problems, printable};
 use super::source::{At, Origin};
+use super::stale::StaleTable;
 use super::suggest::closest;
 use super::telemetry::{Collector, HeadersFile, Ratio, ServiceName};
 use super::values::{
@@ -145,7 +146,7 @@ section! {
 
 section! {
     /// `[upstream."NAME"]`
-    UpstreamSection, "[upstream.\"NAME\"]", later: ["stale"],
+    UpstreamSection, "[upstream.\"NAME\"]", later: [],
     enabled: bool,
     endpoints: List<BaseUrl>,
     default: bool,
@@ -153,6 +154,8 @@ section! {
     hosts: List<NamedHost>,
     tag_ttl: Period,
     absent_ttl: Period,
+    stale: StaleTable,
+    refresh_ahead: Period,
     username: UserName,
     password_file: FilePath,
     token_file: FilePath,

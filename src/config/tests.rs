@@ -2,6 +2,7 @@
 
 mod encryption;
 mod reference;
+mod stale;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -166,7 +167,6 @@ fn later_keys_are_refused_as_such() {
         "[chain]\nx = []",
         "[hosted]\nanonymous_push = true",
         "[hosted]\ncreate_on_push = true",
-        "[upstream.\"docker.io\"]\nstale.max = \"1h\"",
     ] {
         refused(text, &["p.toml:", "not supported by this version"]);
     }

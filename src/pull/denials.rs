@@ -1,10 +1,12 @@
 //! Whether what is kept may still be served although upstream cannot confirm it.
 //!
 //! Whoever lost access upstream must not keep it through the cache for long: the first denial is
-//! recorded, and where credentials are configured it limits every kind of stale answer.
+//! recorded, and from then on `stale.on_401` limits every kind of stale answer.
 
+use super::decide::Known;
 use super::error::PullError;
-use super::{Puller, Site, decide};
+use super::settings::Lifetime;
+use super::{Puller, Site};
 use crate::clock::Timestamp;
 use crate::scope::Scope;
 use crate::upstream::ErrorKind;
@@ -24,17 +26,28 @@ impl Puller {
         }
     }
 
-    /// Whether `scope` may be served stale.
-    pub(super) async fn may_serve_stale(&self, site: &Site, scope: &Scope) -> bool {
-        let denied_since = match self.meta.denied_since(scope).await {
-            Ok(since) => since,
-            Err(error) => {
-                tracing::error!(%scope, %error, "cannot read whether upstream refuses access");
-                // What cannot be read cannot be relied on.
-                Some(Timestamp::from_unix_ms(0))
-            }
+    /// What a decision about something depends on that upstream last confirmed at `confirmed_at`.
+    pub(super) async fn known<'s>(
+        &self,
+        site: &'s Site,
+        scope: &Scope,
+        confirmed_at: Timestamp,
+    ) -> Known<'s> {
+        // A refusal that never ends anything need not be read.
+        let denied_since = match site.tags.stale.on_401 {
+            Lifetime::Forever => None,
+            Lifetime::For(_) => self.denied_since(scope).await,
         };
-        decide::may_serve_stale(site.has_credentials, denied_since, self.clock.now())
+        let (settings, now) = (&site.tags, self.clock.now());
+        Known { settings, is_pinned: false, confirmed_at, denied_since, now }
+    }
+
+    async fn denied_since(&self, scope: &Scope) -> Option<Timestamp> {
+        self.meta.denied_since(scope).await.unwrap_or_else(|error| {
+            tracing::error!(%scope, %error, "cannot read whether upstream refuses access");
+            // What cannot be read cannot be relied on.
+            Some(Timestamp::from_unix_ms(0))
+        })
     }
 
     async fn set_denied(&self, scope: &Scope, since: Option<Timestamp>) {

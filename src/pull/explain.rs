@@ -1,11 +1,19 @@
 //! What the next pull of an image would be, and why: the questions of a pull, asked without
 //! pulling.
 
+mod rows;
+
 use std::time::Duration;
 
+pub use self::rows::{RowState, Staleness};
+
+use self::rows::{Meaning, Standing};
 use super::absences::Absent;
+use super::decide::{Decision, Row};
 use super::error::PullError;
 use super::inspect::{ImageState, Presence};
+use super::outcome::StaleReason;
+use super::resolve::rough;
 use super::{Puller, Site, decide, in_time};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, Tag};
@@ -107,6 +115,8 @@ pub struct Explanation {
     pub image: Option<ImageState>,
     /// Since when upstream refuses this repository, if it does.
     pub denied_since: Option<Timestamp>,
+    /// How old the tag may be, if it was pulled before.
+    pub staleness: Option<Staleness>,
     /// What upstream answered, if it was asked.
     pub probe: Option<Probe>,
 }
@@ -117,6 +127,7 @@ struct Draft<'a> {
     scope: &'a Scope,
     reasons: Vec<Reason>,
     advice: Vec<String>,
+    staleness: Option<Staleness>,
 }
 
 impl Draft<'_> {
@@ -127,6 +138,13 @@ impl Draft<'_> {
     fn because_of(&mut self, key: &str, text: impl Into<String>) {
         let key = format!("upstream.\"{}\".{key}", self.scope.upstream);
         self.reasons.push(Reason { text: text.into(), key: Some(key) });
+    }
+
+    fn because_of_row(&mut self, row: Row, text: impl Into<String>) {
+        match row.key() {
+            Some(key) => self.because_of(key, text),
+            None => self.because(text),
+        }
     }
 
     fn advise(&mut self, text: impl Into<String>) {
@@ -149,7 +167,8 @@ impl Puller {
         let site = self.site(scope)?;
         let denied_since = self.meta.denied_since(scope).await.map_err(PullError::Store)?;
         let probe = if probe { Some(self.probe(site, scope, reference).await) } else { None };
-        let mut draft = Draft { site, scope, reasons: Vec::new(), advice: Vec::new() };
+        let mut draft =
+            Draft { site, scope, reasons: Vec::new(), advice: Vec::new(), staleness: None };
         let (verdict, tag, image) = match reference {
             Reference::Digest(digest) => {
                 let image = self.inspect(scope, digest).await;
@@ -158,7 +177,7 @@ impl Puller {
             }
             Reference::Tag(tag) => {
                 let (verdict, state, image) =
-                    self.judge_tag(&mut draft, tag, denied_since, probe.as_ref()).await?;
+                    self.judge_tag(&mut draft, tag, probe.as_ref()).await?;
                 (verdict, state, image)
             }
         };
@@ -176,7 +195,7 @@ impl Puller {
             });
         }
         let client_sees = client_sees(verdict, scope);
-        let Draft { reasons, advice, .. } = draft;
+        let Draft { reasons, advice, staleness, .. } = draft;
         Ok(Explanation {
             scope: scope.clone(),
             reference: reference.clone(),
@@ -187,6 +206,7 @@ impl Puller {
             tag,
             image,
             denied_since,
+            staleness,
             probe,
         })
     }
@@ -237,7 +257,6 @@ impl Puller {
         &self,
         draft: &mut Draft<'_>,
         tag: &Tag,
-        denied_since: Option<Timestamp>,
         probe: Option<&Probe>,
     ) -> Result<(Verdict, Option<TagState>, Option<ImageState>), PullError> {
         let (scope, ttl, now) = (draft.scope, draft.site.tags.tag_ttl, self.clock.now());
@@ -257,6 +276,8 @@ impl Puller {
             Some(state) => Some(self.inspect(scope, &state.latest.digest).await),
             None => None,
         };
+        let standing = self.standing(draft, &history, tag, image.as_ref()).await;
+        draft.staleness = standing.table(None);
         if let (Some(state), Some(image)) = (&state, &image)
             && !state.fresh_for.is_zero()
         {
@@ -277,8 +298,31 @@ impl Puller {
             let verdict = self.judge_digest(draft, image, None);
             return Ok((verdict, Some(state.clone()), Some(image.clone())));
         }
-        let verdict = self.judge_stale_tag(draft, &history, &image, denied_since, tag, probe).await;
+        let verdict = match standing.opening() {
+            Some(row) => served_without_asking(draft, row),
+            None => self.judge_stale_tag(draft, &history, &image, &standing, tag, probe).await,
+        };
         Ok((verdict, state, image))
+    }
+
+    /// What is known of the tag, as far as its age matters.
+    async fn standing<'s>(
+        &self,
+        draft: &Draft<'s>,
+        history: &[TagRecord],
+        tag: &Tag,
+        image: Option<&ImageState>,
+    ) -> Standing<'s> {
+        let (site, scope) = (draft.site, draft.scope);
+        let mut meanings = Vec::new();
+        for record in history {
+            let known = self.known_tag(site, scope, tag, record.confirmed_at).await;
+            let is_complete = self.is_complete(scope, &record.digest).await;
+            meanings.push(Meaning { known, digest: record.digest, is_complete });
+        }
+        let prospect = self.prospect(scope, tag, site.upstream.exhausted_until());
+        let is_kept = image.is_some_and(|image| image.manifest == Presence::Stored);
+        Standing { meanings, prospect, is_kept }
     }
 
     /// The verdict on a tag about which upstream would be asked.
@@ -287,7 +331,7 @@ impl Puller {
         draft: &mut Draft<'_>,
         history: &[TagRecord],
         image: &Option<ImageState>,
-        denied_since: Option<Timestamp>,
+        standing: &Standing<'_>,
         tag: &Tag,
         probe: Option<&Probe>,
     ) -> Verdict {
@@ -303,45 +347,43 @@ impl Puller {
             ),
             None => draft.because("the tag was never pulled through here"),
         }
-        let mut complete = None;
-        for record in history {
-            if self.is_complete(scope, &record.digest).await {
-                complete = Some(record);
-                break;
-            }
-        }
-        let may = decide::may_serve_stale(draft.site.has_credentials, denied_since, now);
         let remembered = self
             .absences
             .until(scope, &Absent::Manifest(Reference::Tag(tag.clone())))
             .or_else(|| self.absences.until(scope, &Absent::Confirmation(tag.clone())));
         if let Some(error) = known_failure(draft, remembered, probe, now) {
-            if let (true, Some(record)) = (may, complete) {
-                draft.because(format!(
-                    "the image {} is complete here, so it is served although upstream cannot \
-                     confirm it",
-                    record.digest
-                ));
-                return Verdict::Stale;
-            }
-            if !may {
-                lost_access(draft, denied_since, now);
-            } else if !history.is_empty() {
-                draft.because("no image that the tag meant is complete here");
+            let reason = decide::stale_reason(&error);
+            draft.staleness = standing.table(Some(reason));
+            match standing.after(reason) {
+                Some((Decision::Served(row), Some(meaning))) => {
+                    draft.because_of_row(
+                        row,
+                        format!(
+                            "the image {} is complete here, so it is served although upstream \
+                             cannot confirm it",
+                            meaning.digest
+                        ),
+                    );
+                    return Verdict::Stale;
+                }
+                Some((Decision::Refused(row), _)) => not_bridged(draft, row, standing),
+                _ => {}
             }
             return refusal(draft, &error);
         }
         if let Some(latest) = history.first() {
-            match (may, complete) {
-                (true, Some(_)) => draft.because(
+            match standing.after(StaleReason::Unreachable) {
+                Some((Decision::Served(row), _)) => draft.because_of_row(
+                    row,
                     "should upstream not be able to say, the last complete image is served with \
                      a warning",
                 ),
-                (true, None) => draft.because(
+                Some((Decision::Refused(Row::Incomplete), _)) => draft.because(
                     "should upstream not be able to say, nothing could be served: no image that \
                      the tag meant is complete here",
                 ),
-                (false, _) => lost_access(draft, denied_since, now),
+                Some((Decision::Refused(row), _)) => not_bridged(draft, row, standing),
+                None => {}
             }
             if let Some(Probe::Found(Some(digest))) = probe
                 && *digest != latest.digest
@@ -432,17 +474,50 @@ fn refusal(draft: &mut Draft<'_>, error: &PullError) -> Verdict {
     }
 }
 
-fn lost_access(draft: &mut Draft<'_>, denied_since: Option<Timestamp>, now: Timestamp) {
-    let since = denied_since.map_or(Duration::ZERO, |since| now.since(since));
-    draft.because_of(
-        "username",
-        format!(
-            "upstream has been refusing the configured credentials for {}; what was cached with \
-             them is served for {} at most after they stopped working",
-            rough(since),
-            rough(decide::STALE_AFTER_DENIAL_MAX),
+/// The verdict on a tag that is not fresh, and that upstream is not asked about all the same.
+fn served_without_asking(draft: &mut Draft<'_>, row: Row) -> Verdict {
+    match row {
+        Row::Pinned => {
+            draft.because_of_row(row, "the tag is pinned: upstream is not asked about it");
+            draft.advise("`pierhead refresh` asks upstream at once");
+            Verdict::Hit
+        }
+        Row::On429 => {
+            draft.because_of_row(
+                row,
+                "the allowance at this upstream is used up, so it is not asked, and the last \
+                 complete image is served with a warning",
+            );
+            Verdict::Stale
+        }
+        _ => {
+            draft.because_of_row(
+                row,
+                "the tag's time has run out a short while ago: it is served at once, and upstream \
+                 is asked in the background",
+            );
+            Verdict::Hit
+        }
+    }
+}
+
+/// Why a known tag is not served although upstream fails.
+fn not_bridged(draft: &mut Draft<'_>, row: Row, standing: &Standing<'_>) {
+    let Some(latest) = standing.meanings.first() else { return };
+    let known = &latest.known;
+    let text = match (row, known.denied_since) {
+        (Row::Incomplete, _) => "no image that the tag meant is complete here".to_owned(),
+        (Row::On401, Some(since)) => format!(
+            "upstream has been refusing access for {}, which is longer than what was cached is \
+             served for",
+            rough(known.now.since(since)),
         ),
-    );
+        _ => format!(
+            "the tag was last confirmed {} ago, which is too long to serve it stale",
+            rough(known.now.since(known.confirmed_at)),
+        ),
+    };
+    draft.because_of_row(row, text);
 }
 
 /// Says so if every endpoint failed when it was last asked: the next question may fail, too.
@@ -480,9 +555,4 @@ fn client_sees(verdict: Verdict, scope: &Scope) -> String {
         Verdict::Absent => "404 MANIFEST_UNKNOWN".to_owned(),
         Verdict::Unavailable => "502, 503 or 504: clients with another source go there".to_owned(),
     }
-}
-
-/// A length of time in words, in whole seconds.
-fn rough(duration: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
 }

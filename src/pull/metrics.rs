@@ -2,7 +2,9 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use super::decide::Row;
 use super::outcome::{Outcome, StaleReason};
+use super::refresh::{RefreshCause, RefreshResult};
 use crate::gate::Permit;
 
 /// How fills end.
@@ -21,6 +23,8 @@ pub struct PullMetrics {
     broke_off: IntCounter,
     continued_bytes: IntCounter,
     stale: IntCounterVec,
+    stale_refused: IntCounterVec,
+    refreshes: IntCounterVec,
 }
 
 impl PullMetrics {
@@ -62,12 +66,35 @@ impl PullMetrics {
             Opts::new("pierhead_stale_answers_total", "Stale answers served, by reason"),
             &["reason"],
         )?;
+        let stale_refused = IntCounterVec::new(
+            Opts::new(
+                "pierhead_stale_refused_total",
+                "Known tags that were not served stale, by the row of the policy that forbids it",
+            ),
+            &["row"],
+        )?;
+        let refreshes = IntCounterVec::new(
+            Opts::new(
+                "pierhead_refreshes_total",
+                "Tags that were to be confirmed in the background, by why and how that ended",
+            ),
+            &["cause", "result"],
+        )?;
         // From zero on: that a rare one happened for the first time is what alerts are about.
         for result in FILL_RESULTS {
             fills.with_label_values(&[result]);
         }
         for reason in StaleReason::ALL {
             stale.with_label_values(&[Outcome::Stale(reason).reason()]);
+        }
+        for row in Row::FAILING {
+            stale_refused.with_label_values(&[row.as_str()]);
+        }
+        stale_refused.with_label_values(&[Row::Incomplete.as_str()]);
+        for cause in RefreshCause::ALL {
+            for result in RefreshResult::ALL {
+                refreshes.with_label_values(&[cause.as_str(), result.as_str()]);
+            }
         }
         registry.register(Box::new(fills.clone()))?;
         registry.register(Box::new(followers.clone()))?;
@@ -78,6 +105,8 @@ impl PullMetrics {
         registry.register(Box::new(broke_off.clone()))?;
         registry.register(Box::new(continued_bytes.clone()))?;
         registry.register(Box::new(stale.clone()))?;
+        registry.register(Box::new(stale_refused.clone()))?;
+        registry.register(Box::new(refreshes.clone()))?;
         Ok(Self {
             fills,
             followers,
@@ -88,6 +117,8 @@ impl PullMetrics {
             broke_off,
             continued_bytes,
             stale,
+            stale_refused,
+            refreshes,
         })
     }
 
@@ -113,6 +144,14 @@ impl PullMetrics {
 
     pub(super) fn stale_answer(&self, reason: &str) {
         self.stale.with_label_values(&[reason]).inc();
+    }
+
+    pub(super) fn stale_refused(&self, row: Row) {
+        self.stale_refused.with_label_values(&[row.as_str()]).inc();
+    }
+
+    pub(super) fn refreshed(&self, cause: RefreshCause, result: RefreshResult) {
+        self.refreshes.with_label_values(&[cause.as_str(), result.as_str()]).inc();
     }
 
     /// A follower that has a place.

@@ -14,7 +14,9 @@
 //! | [`ring`], [`private`] | the same for a blob that cannot be stored |
 //! | [`links`], [`absences`], [`condemned`] | what is known to be there, not there, and suspect |
 //! | [`denials`] | who may still see what is kept |
+//! | [`pattern`] | tags by pattern |
 //! | [`tags`], [`referrers`] | the two lists |
+//! | [`refresh`] | tags that are confirmed in the background |
 //! | [`image`], [`explain`], [`inspect`], [`purge`] | for operators: what a pull would be and why, what is here, and forgetting it |
 //! | [`outcome`] | what the cache did, in the words of logs, metrics and headers |
 
@@ -41,10 +43,12 @@ pub mod metrics;
 pub mod naming;
 pub mod outcome;
 pub mod pace;
+pub mod pattern;
 pub mod plan;
 pub mod private;
 pub mod purge;
 pub mod referrers;
+pub mod refresh;
 pub mod resolve;
 pub mod retry;
 pub mod ring;
@@ -79,9 +83,10 @@ use self::flight::Flights;
 use self::links::Links;
 use self::manifest::Kept;
 use self::metrics::PullMetrics;
+use self::refresh::Refresher;
 use self::resolve::Confirmed;
 use self::settings::{FillSettings, TagSettings};
-use crate::background::Tasks;
+use crate::background::{Tasks, Workers};
 use crate::client_id::ClientId;
 use crate::clock::Clock;
 use crate::gate::{Gate, Gates, Limit};
@@ -132,6 +137,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Who runs what outlives a request.
     pub tasks: Tasks,
+    /// Where the worker runs that confirms tags; see [`Puller::refresh_worker`].
+    pub workers: Workers,
     /// Counters.
     pub metrics: PullMetrics,
 }
@@ -164,6 +171,7 @@ pub struct Inner {
     tasks: Tasks,
     links: Links,
     absences: Absences,
+    refresher: Refresher,
     condemned: Condemned,
     flights: Flights,
     fetcher: Fetcher,
@@ -190,8 +198,20 @@ impl std::ops::Deref for Puller {
 impl Puller {
     /// Puts the engine together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { sites, blobs, meta, hot, hooks, uses, fill, gates, clock, tasks, metrics } =
-            parts;
+        let Parts {
+            sites,
+            blobs,
+            meta,
+            hot,
+            hooks,
+            uses,
+            fill,
+            gates,
+            clock,
+            tasks,
+            workers,
+            metrics,
+        } = parts;
         let links = Links::new(Arc::clone(&meta), hot.clone());
         let condemned = Condemned::new(clock.clone(), fill.condemned_for);
         let (answer_within, serve_unverified_ranges) =
@@ -215,6 +235,7 @@ impl Puller {
             hooks,
             uses,
             absences: Absences::new(clock.clone()),
+            refresher: Refresher::new(workers),
             clock,
             metrics,
             tasks: tasks.clone(),

@@ -12,6 +12,10 @@ pub enum Outcome {
     Miss(MissReason),
     /// A tag's time was up; upstream was asked by HEAD and the cached manifest is still right.
     Revalidated,
+    /// A tag's time was up; served as it was known, while upstream is asked in the background.
+    Revalidating,
+    /// A tag that upstream is not asked about, because the operator said so.
+    Pinned,
     /// Upstream could not be asked; a cached answer served with a warning.
     Stale(StaleReason),
     /// Passed on from upstream without being kept.
@@ -36,7 +40,7 @@ pub enum StaleReason {
     Unreachable,
     /// Upstream answered with a server error or nonsense.
     UpstreamError,
-    /// Upstream limits the rate.
+    /// Upstream limits the rate, or our allowance there is used up.
     RateLimited,
     /// Upstream refuses access.
     Denied,
@@ -58,6 +62,8 @@ impl Outcome {
             Self::Follow => "follow",
             Self::Miss(_) => "miss",
             Self::Revalidated => "revalidated",
+            Self::Revalidating => "revalidating",
+            Self::Pinned => "pinned",
             Self::Stale(_) => "stale",
             Self::Passed => "passed",
         }
@@ -66,7 +72,12 @@ impl Outcome {
     /// The reason, for the metric's `reason` label; empty where there is none.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::Hit | Self::Follow | Self::Revalidated | Self::Passed => "",
+            Self::Hit
+            | Self::Follow
+            | Self::Revalidated
+            | Self::Revalidating
+            | Self::Pinned
+            | Self::Passed => "",
             Self::Miss(MissReason::NotCached) => "not_cached",
             Self::Miss(MissReason::TagMoved) => "tag_moved",
             Self::Miss(MissReason::NotLinked) => "not_linked",
@@ -87,6 +98,8 @@ impl Outcome {
             Self::Miss(MissReason::TagMoved) => "pierhead; fwd=stale; detail=tag_moved",
             Self::Miss(MissReason::NotLinked) => "pierhead; fwd=request; detail=not_linked",
             Self::Revalidated => "pierhead; hit; detail=revalidated",
+            Self::Revalidating => "pierhead; hit; detail=while_revalidate",
+            Self::Pinned => "pierhead; hit; detail=pinned",
             Self::Stale(StaleReason::Unreachable) => "pierhead; hit; detail=stale_unreachable",
             Self::Stale(StaleReason::UpstreamError) => "pierhead; hit; detail=stale_upstream_error",
             Self::Stale(StaleReason::RateLimited) => "pierhead; hit; detail=stale_rate_limited",

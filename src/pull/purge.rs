@@ -1,14 +1,12 @@
-//! Forgetting on purpose, and asking upstream at once: what operators do when they know better.
+//! Forgetting on purpose: what operators do when they know better.
 
 use std::collections::HashSet;
 
+use super::Puller;
 use super::absences::Absent;
 use super::error::PullError;
-use super::manifest::ManifestWant;
-use super::{Puller, in_time};
 use crate::oci::{Digest, Reference, Tag};
 use crate::scope::Scope;
-use crate::store::TagRecord;
 
 /// How many manifests are read to find out what belongs to an image. Beyond it a purge may take
 /// the links of content that another tag needs, which costs a question to upstream.
@@ -41,15 +39,6 @@ pub struct Purged {
     pub bytes: u64,
     /// Manifests and blobs that stay in the store because other repositories use them.
     pub shared: u64,
-}
-
-/// What a tag meant, and what it means now.
-#[derive(Clone, Debug)]
-pub struct Refreshed {
-    /// What it was last confirmed to mean before.
-    pub before: Option<TagRecord>,
-    /// What upstream says now.
-    pub digest: Digest,
 }
 
 impl Puller {
@@ -99,26 +88,8 @@ impl Puller {
         Ok(purged)
     }
 
-    /// Asks upstream what the tag means, however fresh the last answer is, and brings the manifest.
-    ///
-    /// Cancel-safe: what was begun goes on as a task of the process.
-    ///
-    /// # Errors
-    /// What a pull of the tag would get if it were not cached.
-    pub async fn refresh(&self, scope: &Scope, tag: &Tag) -> Result<Refreshed, PullError> {
-        let site = self.site(scope)?;
-        let before = self.known_meaning(scope, tag).await;
-        self.forget_absence(scope, Reference::Tag(tag.clone()));
-        in_time(self.deadline(), async {
-            let digest = self.ask(site, scope, tag, before.is_none()).await?.digest;
-            self.forget_absence(scope, Reference::Digest(digest));
-            self.by_digest(site, scope, &digest, ManifestWant::Content).await?;
-            Ok(Refreshed { before, digest })
-        })
-        .await
-    }
-
-    fn forget_absence(&self, scope: &Scope, reference: Reference) {
+    /// The next pull asks upstream about it.
+    pub(super) fn forget_absence(&self, scope: &Scope, reference: Reference) {
         if let Reference::Tag(tag) = &reference {
             self.absences.forget(scope, &Absent::Confirmation(tag.clone()));
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::decide::Decision;
 use super::error::PullError;
 use super::outcome::{MissReason, Outcome};
 use super::{Puller, Site, decide, in_time};
@@ -60,19 +61,25 @@ impl Puller {
                 if known.is_some() {
                     self.note_denial(scope, &error).await;
                 }
-                let manifests = known.as_ref().and_then(|document| decode(&document.bytes));
-                match manifests {
-                    Some(manifests) if self.may_serve_stale(site, scope).await => {
-                        let outcome = Outcome::Stale(decide::stale_reason(&error));
-                        self.metrics.stale_answer(outcome.reason());
-                        let warning = format!(
-                            "{} could not be asked for referrers ({error}); this is its last answer",
-                            scope.upstream
-                        );
-                        Ok(ReferrersAnswer { manifests, outcome, warnings: vec![warning] })
-                    }
-                    _ => Err(error),
+                let reason = decide::stale_reason(&error);
+                let Some((manifests, fetched_at)) = known
+                    .as_ref()
+                    .and_then(|document| Some((decode(&document.bytes)?, document.fetched_at)))
+                else {
+                    return Err(error);
+                };
+                let known = self.known(site, scope, fetched_at).await;
+                if let Decision::Refused(row) = known.after_failure(reason, true) {
+                    self.metrics.stale_refused(row);
+                    return Err(error);
                 }
+                let outcome = Outcome::Stale(reason);
+                self.metrics.stale_answer(outcome.reason());
+                let warning = format!(
+                    "{} could not be asked for referrers ({error}); this is its last answer",
+                    scope.upstream
+                );
+                Ok(ReferrersAnswer { manifests, outcome, warnings: vec![warning] })
             }
         }
     }

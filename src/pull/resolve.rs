@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::absences::Absent;
+use super::decide::{Decision, Known, Opening, Prospect, Row};
 use super::error::PullError;
 use super::manifest::{ManifestAnswer, ManifestWant};
-use super::outcome::{MissReason, Outcome};
+use super::outcome::{MissReason, Outcome, StaleReason};
 use super::{Puller, Site, decide, in_time};
+use crate::clock::Timestamp;
 use crate::oci::{Digest, MediaType, Reference, Tag};
 use crate::scope::Scope;
 use crate::store::TagRecord;
@@ -41,15 +43,18 @@ impl Puller {
         deadline: Instant,
     ) -> Result<ManifestAnswer, PullError> {
         let latest = self.latest(scope, tag).await;
-        let now = self.clock.now();
-        if let Some(latest) = &latest
-            && decide::is_fresh(latest.confirmed_at, now, site.tags.tag_ttl)
-        {
-            let answer = in_time(deadline, self.by_digest(site, scope, &latest.digest, want)).await;
-            return match answer {
-                Ok(answer) => Ok(answer),
-                Err(error) => self.stale(site, scope, tag, error).await,
-            };
+        if let Some(latest) = &latest {
+            if decide::is_fresh(latest.confirmed_at, self.clock.now(), site.tags.tag_ttl) {
+                self.note_pulled(scope, tag, latest.confirmed_at);
+                let answer = self.by_digest(site, scope, &latest.digest, want);
+                return match in_time(deadline, answer).await {
+                    Ok(answer) => Ok(answer),
+                    Err(error) => self.stale(site, scope, tag, error).await,
+                };
+            }
+            if let Some(answer) = self.without_asking(site, scope, tag, latest).await {
+                return Ok(answer);
+            }
         }
         // A tag that is not known yet has to be fetched by GET anyway: one request does it.
         let by_get = latest.is_none() && want == ManifestWant::Content;
@@ -58,9 +63,70 @@ impl Puller {
             self.by_confirmed(site, scope, latest.as_deref(), confirmed, want).await
         });
         match answer.await {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => {
+                self.note_pulled(scope, tag, self.clock.now());
+                Ok(answer)
+            }
             Err(error) => self.stale(site, scope, tag, error).await,
         }
+    }
+
+    /// What is served of a tag whose time is up before upstream is asked, if anything is.
+    async fn without_asking(
+        &self,
+        site: &Site,
+        scope: &Scope,
+        tag: &Tag,
+        latest: &TagRecord,
+    ) -> Option<ManifestAnswer> {
+        let known = self.known_tag(site, scope, tag, latest.confirmed_at).await;
+        let exhausted_until = site.upstream.exhausted_until();
+        match known.opening(self.prospect(scope, tag, exhausted_until)) {
+            Opening::Serve(row) => {
+                let kept = self.kept(scope, &latest.digest).await?;
+                Some(kept.answer(match row {
+                    Row::Pinned => Outcome::Pinned,
+                    Row::WhileRevalidate => {
+                        self.confirm_later(scope, tag);
+                        Outcome::Revalidating
+                    }
+                    _ => Outcome::Hit,
+                }))
+            }
+            Opening::ServeIfComplete(_) => {
+                let wait = exhausted_until.map_or(Duration::ZERO, |until| until.since(known.now));
+                let why = format!(
+                    "{} is not asked about {}:{tag}, because its allowance is used up for {} more",
+                    scope.upstream,
+                    scope.repo,
+                    rough(wait),
+                );
+                self.last_complete(site, scope, tag, StaleReason::RateLimited, &why).await.ok()
+            }
+            Opening::Ask => None,
+        }
+    }
+
+    /// What a decision about the tag depends on, if upstream last confirmed it then.
+    pub(super) async fn known_tag<'s>(
+        &self,
+        site: &'s Site,
+        scope: &Scope,
+        tag: &Tag,
+        confirmed_at: Timestamp,
+    ) -> Known<'s> {
+        let is_pinned = site.tags.stale.pins(&scope.repo, tag);
+        Known { is_pinned, ..self.known(site, scope, confirmed_at).await }
+    }
+
+    pub(super) fn prospect(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        exhausted_until: Option<Timestamp>,
+    ) -> Prospect {
+        let is_exhausted = exhausted_until.is_some();
+        Prospect { is_exhausted, is_doubted: self.refresher.is_doubted(scope, tag) }
     }
 
     /// The latest confirmed meaning of the tag.
@@ -133,6 +199,7 @@ impl Puller {
                     confirmed_at: now,
                 };
                 self.hot.put_tag(scope, tag, record.clone());
+                self.refresher.confirmed(scope, tag, now);
                 if let Err(error) = self.meta.put_tag(scope, tag, &record).await {
                     tracing::error!(%scope, %tag, %error, "cannot record what a tag means");
                 }
@@ -206,7 +273,7 @@ impl Puller {
     }
 
     /// The last complete image that the tag meant, with a warning; `error` if there is none or
-    /// the rules forbid it.
+    /// the policy forbids it.
     async fn stale(
         &self,
         site: &Site,
@@ -214,33 +281,71 @@ impl Puller {
         tag: &Tag,
         error: PullError,
     ) -> Result<ManifestAnswer, PullError> {
-        if !self.may_serve_stale(site, scope).await {
-            return Err(error);
+        let reason = decide::stale_reason(&error);
+        let (upstream, repo) = (&scope.upstream, &scope.repo);
+        let why = format!("{upstream} could not confirm {repo}:{tag} ({error})");
+        match self.last_complete(site, scope, tag, reason, &why).await {
+            Ok(answer) => Ok(answer),
+            Err(row) => {
+                if let Some(row) = row {
+                    self.metrics.stale_refused(row);
+                    tracing::warn!(
+                        %scope, %tag, %error, row = row.as_str(), "a known tag was not served stale"
+                    );
+                }
+                Err(error)
+            }
         }
-        let now = self.clock.now();
+    }
+
+    /// The last complete image that the tag meant, as `reason` allows, with a warning that says
+    /// `why`; else the row that forbids the latest one, if the tag is known at all.
+    async fn last_complete(
+        &self,
+        site: &Site,
+        scope: &Scope,
+        tag: &Tag,
+        reason: StaleReason,
+        why: &str,
+    ) -> Result<ManifestAnswer, Option<Row>> {
         let mut history = self.history(scope, tag).await;
         if history.is_empty() {
             history.extend(self.hot.tag(scope, tag).as_deref().cloned());
         }
+        let mut refused = None;
         for record in history {
-            if !self.is_complete(scope, &record.digest).await {
+            let known = self.known_tag(site, scope, tag, record.confirmed_at).await;
+            let row = match known.after_failure(reason, true) {
+                Decision::Served(row) => row,
+                Decision::Refused(row) => {
+                    refused.get_or_insert(row);
+                    continue;
+                }
+            };
+            let kept = if self.is_complete(scope, &record.digest).await {
+                self.kept(scope, &record.digest).await
+            } else {
+                None
+            };
+            let Some(kept) = kept else {
+                refused.get_or_insert(Row::Incomplete);
                 continue;
-            }
-            let Some(kept) = self.kept(scope, &record.digest).await else { continue };
-            let reason = decide::stale_reason(&error);
+            };
             let outcome = Outcome::Stale(reason);
             self.metrics.stale_answer(outcome.reason());
-            tracing::warn!(%scope, %tag, %error, digest = %record.digest, "served a stale tag");
+            tracing::warn!(
+                %scope, %tag, why, row = row.as_str(), digest = %record.digest, "served a stale tag"
+            );
             let mut answer = kept.answer(outcome);
-            let age = Duration::from_secs(now.since(record.confirmed_at).as_secs());
-            answer.warnings.push(format!(
-                "{} could not confirm {}:{tag} ({error}); this is the copy that was confirmed {} ago",
-                scope.upstream,
-                scope.repo,
-                humantime::format_duration(age),
-            ));
+            let age = rough(known.now.since(record.confirmed_at));
+            answer.warnings.push(format!("{why}; this is the copy that was confirmed {age} ago"));
             return Ok(answer);
         }
-        Err(error)
+        Err(refused)
     }
+}
+
+/// A length of time in words, in whole seconds.
+pub(super) fn rough(duration: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
 }

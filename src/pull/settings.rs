@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::pattern::TagPattern;
 use crate::background::Offload;
-use crate::oci::RepoName;
+use crate::oci::{RepoName, Tag};
 use crate::scope::UpstreamName;
 
 /// How names are routed to upstreams. Built by `config`, which has checked for collisions.
@@ -41,6 +42,61 @@ pub struct TagSettings {
     pub tag_ttl: Duration,
     /// How long an absence is remembered.
     pub absent_ttl: Duration,
+    /// How old a tag may be when upstream cannot confirm it.
+    pub stale: StalePolicy,
+    /// Tags that were pulled no longer ago than this are confirmed in the background when their
+    /// `tag_ttl` runs out; zero: none is.
+    pub refresh_ahead: Duration,
+}
+
+/// How old a tag may be that upstream has not confirmed within its `tag_ttl`. Times count from
+/// when upstream last confirmed it, but for `on_401`.
+#[derive(Clone, Debug)]
+pub struct StalePolicy {
+    /// When upstream cannot be reached, fails, or answers nonsense.
+    pub on_error: Lifetime,
+    /// When upstream refuses access: from the first refusal of the repository on, and then
+    /// whatever else goes wrong.
+    pub on_401: Lifetime,
+    /// When upstream limits the rate, or our allowance there is used up.
+    pub on_429: Lifetime,
+    /// When upstream has the tag no more.
+    pub on_404: Lifetime,
+    /// For how long after its `tag_ttl` a tag is served at once while upstream is asked in the
+    /// background; zero: not at all.
+    pub while_revalidate: Duration,
+    /// Tags that upstream is not asked about while their manifest is here.
+    pub pinned: Vec<TagPattern>,
+}
+
+impl StalePolicy {
+    /// Whether upstream is not asked about this tag while its manifest is here.
+    pub fn pins(&self, repo: &RepoName, tag: &Tag) -> bool {
+        self.pinned.iter().any(|pattern| pattern.matches(repo, tag))
+    }
+}
+
+/// How long something lasts. Its order is that of length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lifetime {
+    /// That long; zero is not at all.
+    For(Duration),
+    /// Without end.
+    Forever,
+}
+
+impl Lifetime {
+    /// Not at all.
+    pub const NEVER: Self = Self::For(Duration::ZERO);
+
+    /// What is left of it after `age`; `None` once it is over.
+    pub fn left(self, age: Duration) -> Option<Self> {
+        match self {
+            Self::Forever => Some(Self::Forever),
+            Self::For(whole) if age < whole => Some(Self::For(whole.saturating_sub(age))),
+            Self::For(_) => None,
+        }
+    }
 }
 
 /// How blobs are filled.

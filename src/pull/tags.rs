@@ -1,5 +1,6 @@
 //! Listing tags: upstream's pages, and what is known here when upstream cannot say.
 
+use super::decide::Decision;
 use super::error::PullError;
 use super::outcome::Outcome;
 use super::{Puller, decide, in_time};
@@ -73,13 +74,17 @@ impl Puller {
             return Err(error);
         }
         self.note_denial(scope, &error).await;
-        if !self.may_serve_stale(site, scope).await {
+        // The list has no age: only a row that bridges nothing forbids it, and lost access.
+        let reason = decide::stale_reason(&error);
+        let known = self.known(site, scope, self.clock.now()).await;
+        if let Decision::Refused(row) = known.after_failure(reason, true) {
+            self.metrics.stale_refused(row);
             return Err(error);
         }
         let full = u32::try_from(tags.len()).is_ok_and(|len| len == limit);
         let next = tags.last().filter(|_| full);
         let next = next.map(|tag| NextTags { n: Some(limit), last: tag.to_string() });
-        let outcome = Outcome::Stale(decide::stale_reason(&error));
+        let outcome = Outcome::Stale(reason);
         self.metrics.stale_answer(outcome.reason());
         Ok(TagsAnswer {
             tags,

@@ -17,6 +17,7 @@ mod operator;
 mod overload;
 mod scrub;
 mod space;
+mod stale;
 mod surface;
 mod traces;
 mod warm;

@@ -90,13 +90,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     (
         "humantime",
-        &[
-            "src/config/",
-            "src/pull/resolve.rs",
-            "src/pull/explain.rs",
-            "src/http/admin/api/time.rs",
-            "src/cli/",
-        ],
+        &["src/config/", "src/pull/resolve.rs", "src/http/admin/api/time.rs", "src/cli/"],
     ),
     (
         "moka",

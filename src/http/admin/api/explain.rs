@@ -12,8 +12,11 @@ use super::images::ImageContent;
 use super::name;
 use super::time::rfc3339;
 use crate::oci::Reference;
-use crate::pull::explain::{Explanation as Explained, Probe as Probed, TagState};
+use crate::pull::decide::Decision;
+use crate::pull::explain::{Explanation as Explained, Probe as Probed, Staleness, TagState};
 use crate::pull::naming::{NameRule, NamingError, Place};
+use crate::pull::settings::Lifetime;
+use crate::scope::UpstreamName;
 
 /// What the next pull of an image would be, and why.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -37,6 +40,8 @@ pub struct Explanation {
     pub tag: Option<TagExplanation>,
     /// What is here of the image, if it is known what that is.
     pub content: Option<ImageContent>,
+    /// How old the tag may be, if it was pulled before.
+    pub staleness: Option<StalenessExplanation>,
     /// Since when upstream has been refusing this repository, if it does.
     pub denied_since: Option<String>,
     /// What upstream answered, if it was asked.
@@ -79,6 +84,33 @@ pub struct TagExplanation {
     pub confirmed_at: String,
     /// For how many seconds more it is served without asking; 0 if upstream would be asked.
     pub fresh_seconds: f64,
+}
+
+/// How old a tag may be, row by row of the table in `docs/staleness.md`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StalenessExplanation {
+    /// The row that the next pull goes by; `asked` if upstream is asked and has not failed lately.
+    pub row: String,
+    /// Whether what is known is served by it.
+    pub served: bool,
+    /// Every row.
+    pub rows: Vec<StalenessRow>,
+}
+
+/// What one row does for a tag.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StalenessRow {
+    /// `fresh`, `pinned` and `while_revalidate`, for which upstream is not waited for; `on_error`,
+    /// `on_401`, `on_429` and `on_404`, should upstream fail like that.
+    pub row: String,
+    /// The key of the configuration that decides it.
+    pub key: Option<String>,
+    /// Whether what is known would be served by it.
+    pub served: bool,
+    /// For how many seconds more; absent without a limit, and if it is not served.
+    pub left_seconds: Option<f64>,
+    /// The same in words.
+    pub text: String,
 }
 
 /// What upstream answered when it was asked just now.
@@ -151,6 +183,8 @@ fn whole(
         text: reason.text,
         key: reason.key,
     };
+    let upstream = explained.scope.upstream.clone();
+    let staleness = explained.staleness.map(|staleness| of_staleness(&upstream, staleness));
     Explanation {
         asked,
         image: Some(name::shown(&explained.scope, reference)),
@@ -161,9 +195,29 @@ fn whole(
         name,
         tag: explained.tag.map(TagExplanation::from),
         content: explained.image.map(ImageContent::from),
+        staleness,
         denied_since: explained.denied_since.map(rfc3339),
         probe: explained.probe.map(Probe::from),
     }
+}
+
+fn of_staleness(upstream: &UpstreamName, staleness: Staleness) -> StalenessExplanation {
+    let (row, served) = match staleness.now {
+        Some(Decision::Served(row)) => (row.as_str(), true),
+        Some(Decision::Refused(row)) => (row.as_str(), false),
+        None => ("asked", false),
+    };
+    let rows = staleness.rows.into_iter().map(|state| StalenessRow {
+        row: state.row.as_str().to_owned(),
+        key: state.row.key().map(|key| format!("upstream.\"{upstream}\".{key}")),
+        served: matches!(state.decision, Decision::Served(_)),
+        left_seconds: match state.left {
+            Some(Lifetime::For(left)) => Some(left.as_secs_f64()),
+            Some(Lifetime::Forever) | None => None,
+        },
+        text: state.text,
+    });
+    StalenessExplanation { row: row.to_owned(), served, rows: rows.collect() }
 }
 
 fn rule_text(rule: NameRule, upstream: &str) -> String {
@@ -198,6 +252,7 @@ fn elsewhere(asked: String, verdict: &str, rule: &str, text: String) -> Explanat
         },
         tag: None,
         content: None,
+        staleness: None,
         denied_since: None,
         probe: None,
     }
