@@ -27,6 +27,10 @@ const PASSES_MAX: usize = 8;
 /// How long what no repository has a link to is left alone: it may be on its way in.
 const UNLINKED_FOR: Duration = Duration::from_secs(3600);
 
+/// How long after links were lost with the database nothing is removed for having none: pulls
+/// have upstream prove them again, one by one.
+const LINKS_LOST_FOR: Duration = Duration::from_secs(30 * 86_400);
+
 /// What the evictor is asked for.
 #[derive(Debug)]
 pub(super) enum Ask {
@@ -120,6 +124,12 @@ impl Evictor {
 
     async fn collect(&self) -> Result<Collected, StoreError> {
         let mut freed = self.enforce_limits().await?;
+        if let Some(lost) = self.shared.keeping.last_loss().await?
+            && self.shared.clock.now().since(lost) < LINKS_LOST_FOR
+        {
+            tracing::warn!("what has no link stays: links were lost with the database lately");
+            return Ok(freed);
+        }
         let (mut order, known) = self.shared.order().await?;
         for unit in std::mem::take(&mut order.units) {
             // An import records links when all of its content is here.
