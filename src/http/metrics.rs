@@ -14,6 +14,7 @@ pub struct HttpMetrics {
     body_bytes: IntCounterVec,
     connections: IntGaugeVec,
     ready: IntGauge,
+    degraded: IntGaugeVec,
 }
 
 impl HttpMetrics {
@@ -46,13 +47,21 @@ impl HttpMetrics {
             &["listener"],
         )?;
         let ready = IntGauge::new("pierhead_ready", "Whether /readyz would answer 200")?;
+        let degraded = IntGaugeVec::new(
+            Opts::new(
+                "pierhead_degraded",
+                "Whether a part cannot do all of its work, and pulls go on without it",
+            ),
+            &["part"],
+        )?;
+        registry.register(Box::new(degraded.clone()))?;
         registry.register(Box::new(ready.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(cache.clone()))?;
         registry.register(Box::new(head_seconds.clone()))?;
         registry.register(Box::new(body_bytes.clone()))?;
         registry.register(Box::new(connections.clone()))?;
-        Ok(Self { requests, cache, head_seconds, body_bytes, connections, ready })
+        Ok(Self { requests, cache, head_seconds, body_bytes, connections, ready, degraded })
     }
 
     pub(super) fn answered(
@@ -71,6 +80,10 @@ impl HttpMetrics {
 
     pub(super) fn ready(&self, is_ready: bool) {
         self.ready.set(i64::from(is_ready));
+    }
+
+    pub(super) fn degraded(&self, part: &str, is_degraded: bool) {
+        self.degraded.with_label_values(&[part]).set(i64::from(is_degraded));
     }
 
     pub(super) fn body_sent(&self, kind: &str, bytes: u64) {

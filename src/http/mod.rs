@@ -11,6 +11,7 @@
 //! | [`v2`] | the registry API, one file per thing that can be read |
 //! | [`admin`] | the operator's side |
 //! | [`body`] | response bodies |
+//! | [`sending`] | mapped files that fail while the kernel sends them |
 //! | [`error`] | the only place that chooses statuses |
 //! | [`access`], [`metrics`] | what is written and counted of every request |
 //! | [`recent`] | what went wrong lately |
@@ -25,6 +26,7 @@ pub mod error;
 pub mod metrics;
 pub mod recent;
 pub mod route;
+pub mod sending;
 pub mod server;
 pub mod settings;
 pub mod tls;

@@ -171,6 +171,7 @@ impl Server {
         service: Arc<S>,
     ) -> io::Result<()> {
         let activity = Activity::begin();
+        let sending = connection.sending().clone();
         let service = service_fn({
             let activity = activity.clone();
             let proxies = Arc::clone(&self.trusted_proxies);
@@ -194,7 +195,11 @@ impl Server {
         let mut finishing = false;
         loop {
             tokio::select! {
-                ended = connection.as_mut() => return ended.map_err(io::Error::other),
+                ended = connection.as_mut() => {
+                    return ended
+                        .inspect_err(|error| sending.failed(&**error))
+                        .map_err(io::Error::other);
+                }
                 () = stopping.cancelled(), if !finishing => {
                     finishing = true;
                     connection.as_mut().graceful_shutdown();

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::absences::Absent;
+use super::damage::StoredReader;
 use super::error::PullError;
 use super::flight::{FillError, FlightKey, Role};
 use super::follow::{BlobReader, Follower};
@@ -91,15 +92,38 @@ impl Puller {
                 outcome = Outcome::Miss(MissReason::NotLinked);
             }
         }
-        if let Some(reader) = stored {
-            agree(digest, link.as_deref(), reader.size())?;
-            let size = reader.size();
+        if let Some(reader) = stored
+            && let size = reader.size()
+            && let in_memory = matches!(reader, BlobReader::Memory(_))
+            && self.has_right_size(digest, link.as_deref(), size, in_memory).await?
+        {
             let reader = (want == BlobWant::Content).then_some(reader);
             return Ok(BlobAnswer { size, reader, outcome, reading: None });
         }
         match want {
             BlobWant::Head => self.head_blob(site, scope, digest, link.as_deref()).await,
             BlobWant::Content => self.fill_blob(site, scope, digest, link.as_deref(), proven).await,
+        }
+    }
+
+    /// Whether what is stored has the size that the link promises. `false`: it was damaged, and is
+    /// not stored any more.
+    ///
+    /// # Errors
+    /// When the link is wrong.
+    async fn has_right_size(
+        &self,
+        digest: &Digest,
+        link: Option<&Link>,
+        size: Option<u64>,
+        in_memory: bool,
+    ) -> Result<bool, PullError> {
+        match agree(digest, link, size) {
+            Ok(()) => Ok(true),
+            // It was verified when it came there.
+            Err(wrong) if in_memory => Err(wrong),
+            Err(wrong) if self.damage.is_intact(digest).await => Err(wrong),
+            Err(_) => Ok(false),
         }
     }
 
@@ -118,10 +142,10 @@ impl Puller {
         if blob.len() <= HOT_BLOB_BYTES_MAX {
             return self.load(&blob).await.map(BlobReader::Memory);
         }
-        Some(BlobReader::Stored(blob))
+        Some(BlobReader::Stored(StoredReader::new(blob, self.damage.clone())))
     }
 
-    /// Brings a small stored blob into memory, verified once more. What is damaged is removed, so
+    /// Brings a small stored blob into memory, verified once more. What is damaged is taken out, so
     /// that upstream is asked for it again.
     pub(super) async fn load(&self, blob: &Blob) -> Option<Bytes> {
         let digest = blob.digest();
@@ -130,6 +154,7 @@ impl Puller {
             Ok(bytes) => bytes,
             Err(error) => {
                 tracing::error!(%digest, %error, "cannot read a stored blob");
+                self.damage.unreadable(digest, &error).await;
                 return None;
             }
         };
@@ -139,10 +164,7 @@ impl Puller {
                 Some(bytes)
             }
             Err(mismatch) => {
-                tracing::error!(%mismatch, "a stored blob is damaged; it is removed");
-                if let Err(error) = self.blobs.remove(digest).await {
-                    tracing::error!(%digest, %error, "cannot remove a damaged blob");
-                }
+                self.damage.wrong(digest, &mismatch.to_string()).await;
                 None
             }
         }

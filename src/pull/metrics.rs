@@ -18,6 +18,7 @@ pub struct PullMetrics {
     unverified_bytes: IntCounter,
     private: IntCounter,
     stale: IntCounterVec,
+    damaged: IntCounter,
 }
 
 impl PullMetrics {
@@ -51,6 +52,10 @@ impl PullMetrics {
             Opts::new("pierhead_stale_answers_total", "Stale answers served, by reason"),
             &["reason"],
         )?;
+        let damaged = IntCounter::new(
+            "pierhead_damaged_blobs_total",
+            "Stored blobs that were found damaged when they were read, and taken out",
+        )?;
         // From zero on: that a rare one happened for the first time is what alerts are about.
         for result in FILL_RESULTS {
             fills.with_label_values(&[result]);
@@ -65,6 +70,7 @@ impl PullMetrics {
         registry.register(Box::new(unverified_bytes.clone()))?;
         registry.register(Box::new(private.clone()))?;
         registry.register(Box::new(stale.clone()))?;
+        registry.register(Box::new(damaged.clone()))?;
         Ok(Self {
             fills,
             followers,
@@ -73,7 +79,12 @@ impl PullMetrics {
             unverified_bytes,
             private,
             stale,
+            damaged,
         })
+    }
+
+    pub(super) const fn damaged(&self) -> &IntCounter {
+        &self.damaged
     }
 
     pub(super) fn fill_ended(&self, result: &str) {

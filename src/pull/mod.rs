@@ -7,6 +7,7 @@
 //! | [`blob`] | blobs: who may read, from where, who fetches |
 //! | [`flight`] | the fills that run, and their progress |
 //! | [`fetch`], [`verify`] | the leader of a fill: from upstream through the hasher to the store |
+//! | [`damage`] | stored blobs that turn out to be damaged when they are read |
 //! | [`follow`] | everybody else: reading what is stored or growing |
 //! | [`ring`], [`private`] | the same for a blob that cannot be stored |
 //! | [`links`], [`absences`], [`condemned`] | what is known to be there, not there, and suspect |
@@ -19,6 +20,7 @@ pub mod absences;
 pub mod blob;
 pub mod closure;
 pub mod condemned;
+pub mod damage;
 pub mod decide;
 pub mod denials;
 pub mod error;
@@ -52,6 +54,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 pub use self::blob::{BlobAnswer, BlobWant};
+pub use self::damage::StoredReader;
 pub use self::error::PullError;
 pub use self::flight::FillError;
 pub use self::follow::{BlobReader, ReadError};
@@ -62,6 +65,7 @@ pub use self::tags::TagsAnswer;
 
 use self::absences::Absences;
 use self::condemned::Condemned;
+use self::damage::Damage;
 use self::fetch::Fetcher;
 use self::flight::Flights;
 use self::links::Links;
@@ -148,6 +152,7 @@ pub struct Inner {
     links: Links,
     absences: Absences,
     condemned: Condemned,
+    damage: Damage,
     flights: Flights,
     fetcher: Fetcher,
     answer_within: Duration,
@@ -185,6 +190,8 @@ impl Puller {
             tasks.clone(),
             metrics.clone(),
         );
+        let taken_out = metrics.damaged().clone();
+        let damage = Damage::new(Arc::clone(&blobs), hot.clone(), tasks.clone(), taken_out);
         let shared = Arc::new(Inner {
             sites,
             blobs,
@@ -198,6 +205,7 @@ impl Puller {
             tasks: tasks.clone(),
             links,
             condemned,
+            damage,
             flights: Flights::default(),
             fetcher,
             answer_within,

@@ -17,6 +17,7 @@ mod scrub;
 mod space;
 mod surface;
 mod traces;
+mod trouble;
 mod warm;
 
 use std::time::Duration;
