@@ -29,7 +29,7 @@ const UNLINKED_FOR: Duration = Duration::from_secs(3600);
 
 /// How long after links were lost with the database nothing is removed for having none: pulls
 /// have upstream prove them again, one by one.
-const LINKS_LOST_FOR: Duration = Duration::from_secs(30 * 86_400);
+const LINKS_LOST_FOR: Duration = Duration::from_secs(2_592_000);
 
 /// What the evictor is asked for.
 #[derive(Debug)]

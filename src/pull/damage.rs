@@ -339,6 +339,16 @@ mod tests {
         assert_eq!(fixture.damage.look(fixture.digest, 0).await, Found::Absent);
     }
 
+    #[tokio::test]
+    async fn a_disk_error_takes_the_blob_out() {
+        for (error, stays) in [(Errno::IO, false), (Errno::UCLEAN, false), (Errno::MFILE, true)] {
+            let fixture = Fixture::new().await;
+            let error = io::Error::from_raw_os_error(error.raw_os_error());
+            fixture.damage.unreadable(&fixture.digest, &error).await;
+            assert_eq!(fixture.blobs.contains(&fixture.digest).await.unwrap(), stays, "{error}");
+        }
+    }
+
     #[test]
     fn only_lost_content_is_damage() {
         assert!(says_damaged(&io::Error::from_raw_os_error(Errno::IO.raw_os_error())));
