@@ -40,7 +40,7 @@ use crate::scope::UpstreamName;
 use crate::store::blob::{FsBlobs, FsOptions};
 use crate::store::meta::SqliteMeta;
 use crate::store::note::Note;
-use crate::store::{Hot, HotOptions, MetaStore, NoUses, StoreError};
+use crate::store::{BlobStore as _, Hot, HotOptions, KeepingStore, MetaStore, NoUses, StoreError};
 use crate::telemetry::filter::LogFilter;
 use crate::telemetry::otlp::Traces;
 use crate::telemetry::{self, TelemetryError};
@@ -145,12 +145,14 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
 
     let hot = Hot::new(HotOptions::default());
     let files = FsBlobs::open(&config.storage.path, fs_options(&config)).await?;
-    let records = Arc::new(SqliteMeta::open(&config.storage.path).await?);
+    let has_content = !files.list(None, 1).await?.is_empty();
+    let records =
+        Arc::new(SqliteMeta::open_or_heal(&config.storage.path, has_content, &clock).await?);
     let meta: Arc<dyn MetaStore> = Arc::clone(&records) as Arc<dyn MetaStore>;
     let keeper = Keeper::start(
         keep::Parts {
             blobs: Arc::new(files),
-            keeping: records,
+            keeping: Arc::clone(&records) as Arc<dyn KeepingStore>,
             meta: Arc::clone(&meta),
             hot: hot.clone(),
             limits: config.limits.clone(),
@@ -162,6 +164,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     )
     .await?;
     let blobs = keeper.shelf();
+    records.tend(&workers, Arc::clone(&blobs), &clock, &registry)?;
 
     let listener = bind("server.listen", config.server.listen).await?;
     let admin_listener = bind("server.admin_listen", config.server.admin_listen).await?;
@@ -275,6 +278,8 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     signals.wait_for_stop(&workers).await;
     drain(&tasks, config.server.drain_timeout).await;
     workers.stopped().await;
+    // A database that was not closed is checked from end to end at the next start.
+    records.close().await;
     Ok(())
 }
 

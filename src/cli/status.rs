@@ -74,10 +74,14 @@ fn shown(answer: &Answer, format: Format) -> Result<(String, Exit), Failure> {
 }
 
 fn text(status: &Status) -> String {
-    let state = if status.ready { "ready" } else { "NOT READY" };
+    let state = match (status.ready, status.degraded.is_empty()) {
+        (true, true) => "ready",
+        (true, false) => "ready, DEGRADED",
+        (false, _) => "NOT READY",
+    };
     let mut text =
         format!("pierhead {}, {state}, up {}\n", status.version, period(status.uptime_seconds));
-    for reason in status.reasons.iter().chain(&status.notices) {
+    for reason in status.reasons.iter().chain(&status.degraded).chain(&status.notices) {
         text.push_str(&format!("  ! {}\n", printable(reason)));
     }
     let mut table = Table::bare();

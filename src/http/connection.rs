@@ -11,6 +11,7 @@ use std::sync::Arc;
 use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
+use super::sending::Sending;
 use crate::hooks::ClientCertificate;
 
 /// What is known of a request's connection. Every request carries one in its extensions.
@@ -19,17 +20,20 @@ pub struct Connection {
     encrypted: bool,
     client_encrypted: bool,
     certificate: Option<Arc<ClientCertificate>>,
+    sending: Sending,
 }
 
 impl Connection {
     /// Plain HTTP.
-    pub const fn plain() -> Self {
-        Self { encrypted: false, client_encrypted: false, certificate: None }
+    pub fn plain() -> Self {
+        let sending = Sending::default();
+        Self { encrypted: false, client_encrypted: false, certificate: None, sending }
     }
 
     /// TLS, with the certificate that was verified, if the client has shown one.
-    pub const fn encrypted(certificate: Option<Arc<ClientCertificate>>) -> Self {
-        Self { encrypted: true, client_encrypted: true, certificate }
+    pub fn encrypted(certificate: Option<Arc<ClientCertificate>>) -> Self {
+        let sending = Sending::default();
+        Self { encrypted: true, client_encrypted: true, certificate, sending }
     }
 
     /// That of a request.
@@ -40,6 +44,11 @@ impl Connection {
     /// Whether we encrypt what we send.
     pub const fn is_encrypted(&self) -> bool {
         self.encrypted
+    }
+
+    /// What is being sent on it from mapped files.
+    pub const fn sending(&self) -> &Sending {
+        &self.sending
     }
 
     /// Whether the client's own connection is encrypted, as far as trusted proxies tell.

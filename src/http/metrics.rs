@@ -16,6 +16,7 @@ pub struct HttpMetrics {
     timed_out: IntCounterVec,
     too_slow: IntCounter,
     ready: IntGauge,
+    degraded: IntGaugeVec,
 }
 
 impl HttpMetrics {
@@ -59,6 +60,14 @@ impl HttpMetrics {
             "Those of them whose client took less than server.write_rate_min",
         )?;
         let ready = IntGauge::new("pierhead_ready", "Whether /readyz would answer 200")?;
+        let degraded = IntGaugeVec::new(
+            Opts::new(
+                "pierhead_degraded",
+                "Whether a part cannot do all of its work, and pulls go on without it",
+            ),
+            &["part"],
+        )?;
+        registry.register(Box::new(degraded.clone()))?;
         registry.register(Box::new(ready.clone()))?;
         registry.register(Box::new(timed_out.clone()))?;
         registry.register(Box::new(too_slow.clone()))?;
@@ -76,6 +85,7 @@ impl HttpMetrics {
             timed_out,
             too_slow,
             ready,
+            degraded,
         })
     }
 
@@ -95,6 +105,10 @@ impl HttpMetrics {
 
     pub(super) fn ready(&self, is_ready: bool) {
         self.ready.set(i64::from(is_ready));
+    }
+
+    pub(super) fn degraded(&self, part: &str, is_degraded: bool) {
+        self.degraded.with_label_values(&[part]).set(i64::from(is_degraded));
     }
 
     pub(super) fn body_sent(&self, kind: &str, bytes: u64) {

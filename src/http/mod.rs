@@ -13,6 +13,7 @@
 //! | [`v2`] | the registry API, one file per thing that can be read |
 //! | [`admin`] | the operator's side |
 //! | [`body`] | response bodies |
+//! | [`sending`] | mapped files that fail while the kernel sends them |
 //! | [`error`] | the only place that chooses statuses |
 //! | [`access`], [`metrics`] | what is written and counted of every request |
 //! | [`recent`] | what went wrong lately |
@@ -31,6 +32,7 @@ pub mod paced;
 pub mod recent;
 pub mod request_body;
 pub mod route;
+pub mod sending;
 pub mod server;
 pub mod settings;
 pub mod tls;

@@ -230,6 +230,7 @@ impl Server {
     ) -> io::Result<()> {
         let activity = Activity::begin();
         let stream = Paced::new(stream, activity.clone());
+        let sending = caller.connection.sending().clone();
         let service = service_fn({
             let activity = activity.clone();
             let server = self.clone();
@@ -274,7 +275,11 @@ impl Server {
         let mut finished_by: Option<Instant> = None;
         loop {
             tokio::select! {
-                ended = connection.as_mut() => return ended.map_err(io::Error::other),
+                ended = connection.as_mut() => {
+                    return ended
+                        .inspect_err(|error| sending.failed(&**error))
+                        .map_err(io::Error::other);
+                }
                 () = stopping.cancelled(), if !finishing => {
                     finishing = true;
                     connection.as_mut().graceful_shutdown();

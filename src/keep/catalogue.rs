@@ -195,6 +195,21 @@ impl Catalogue {
         Changes { usage, parts, gone: gone.into_iter().collect() }
     }
 
+    /// What was written down is lost: all of it is due again.
+    pub(super) fn all_lost(&self) {
+        let mut guard = self.table();
+        let Table { known, used, named, .. } = &mut *guard;
+        used.extend(known.keys());
+        named.extend(known.iter().filter(|(_, known)| known.parts.is_some()).map(|(d, _)| *d));
+    }
+
+    /// Blobs of at most `bytes` that are not known to be manifests.
+    pub(super) fn unnamed(&self, bytes: u64) -> Vec<Digest> {
+        let table = self.table();
+        let unnamed = |known: &Known| known.parts.is_none() && known.bytes <= bytes;
+        table.known.iter().filter(|(_, known)| unnamed(known)).map(|(d, _)| *d).collect()
+    }
+
     /// These changes could not be written: they are due again.
     pub(super) fn not_written(&self, changes: &Changes) {
         let mut table = self.table();

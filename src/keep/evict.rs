@@ -29,6 +29,9 @@ const UNLINKED_FOR: Duration = Duration::from_secs(3600);
 
 /// How long a spool waits for somebody to go on with it.
 const PARKED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// How long after links were lost with the database nothing is removed for having none: pulls
+/// have upstream prove them again, one by one.
+const LINKS_LOST_FOR: Duration = Duration::from_secs(2_592_000);
 
 /// What the evictor is asked for.
 #[derive(Debug)]
@@ -166,6 +169,12 @@ impl Evictor {
 
     async fn collect(&self) -> Result<Collected, StoreError> {
         let mut freed = self.enforce_limits().await?;
+        if let Some(lost) = self.shared.keeping.last_loss().await?
+            && self.shared.clock.now().since(lost) < LINKS_LOST_FOR
+        {
+            tracing::warn!("what has no link stays: links were lost with the database lately");
+            return Ok(freed);
+        }
         let (mut order, known) = self.shared.order().await?;
         for unit in std::mem::take(&mut order.units) {
             // An import records links when all of its content is here.

@@ -7,6 +7,7 @@
 //! | `images` | which images that makes, and in what order they would go (pure) |
 //! | [`policy`] | what is worth keeping (pure) |
 //! | `evict` | the one task that evicts |
+//! | `relearn` | the worker that reads stored manifests after the database was lost |
 //! | [`scrub`] | the worker that verifies what is stored anew |
 //! | `writer` | the worker that writes uses down and enforces the limits of upstreams |
 
@@ -15,6 +16,7 @@ mod evict;
 mod images;
 mod metrics;
 pub mod policy;
+mod relearn;
 pub mod scrub;
 pub mod settings;
 pub mod shelf;
@@ -167,6 +169,7 @@ impl Keeper {
         let keeper = Self { shared: Arc::clone(&shared), asks };
         tasks.spawn("evictor", Evictor::new(shared).run(receiver));
         workers.start(writer::Writer::new(keeper.clone()));
+        workers.start(relearn::Relearner::new(keeper.clone()));
         Ok(keeper)
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::absences::Absent;
+use super::damage::StoredReader;
 use super::demand::Wanted;
 use super::error::PullError;
 use super::flight::{FillError, FlightKey, Role};
@@ -92,9 +93,11 @@ impl Puller {
                 outcome = Outcome::Miss(MissReason::NotLinked);
             }
         }
-        if let Some(reader) = stored {
-            agree(digest, link.as_deref(), reader.size())?;
-            let size = reader.size();
+        if let Some(reader) = stored
+            && let size = reader.size()
+            && let in_memory = matches!(reader, BlobReader::Memory(_))
+            && self.has_right_size(digest, link.as_deref(), size, in_memory).await?
+        {
             let reader = (want != BlobWant::Head).then_some(reader);
             return Ok(BlobAnswer { size, reader, outcome, reading: None });
         }
@@ -104,6 +107,27 @@ impl Puller {
                 let link = link.as_deref();
                 self.fill_blob((site, scope, digest), wanted, link, proven).await
             }
+        }
+    }
+
+    /// Whether what is stored has the size that the link promises. `false`: it was damaged, and is
+    /// not stored any more.
+    ///
+    /// # Errors
+    /// When the link is wrong.
+    async fn has_right_size(
+        &self,
+        digest: &Digest,
+        link: Option<&Link>,
+        size: Option<u64>,
+        in_memory: bool,
+    ) -> Result<bool, PullError> {
+        match agree(digest, link, size) {
+            Ok(()) => Ok(true),
+            // It was verified when it came there.
+            Err(wrong) if in_memory => Err(wrong),
+            Err(wrong) if self.damage.is_intact(digest).await => Err(wrong),
+            Err(_) => Ok(false),
         }
     }
 
@@ -122,7 +146,7 @@ impl Puller {
         if blob.len() <= HOT_BLOB_BYTES_MAX {
             return self.load(&blob).await.map(BlobReader::Memory);
         }
-        Some(BlobReader::Stored(blob))
+        Some(BlobReader::Stored(StoredReader::new(blob, self.damage.clone())))
     }
 
     /// Brings a small stored blob into memory, verified once more. What is damaged is put aside, so
@@ -134,6 +158,7 @@ impl Puller {
             Ok(bytes) => bytes,
             Err(error) => {
                 tracing::error!(%digest, %error, "cannot read a stored blob");
+                self.damage.unreadable(digest, &error).await;
                 return None;
             }
         };
@@ -143,10 +168,7 @@ impl Puller {
                 Some(bytes)
             }
             Err(mismatch) => {
-                tracing::error!(%mismatch, "a stored blob is damaged; it is put aside");
-                if let Err(error) = self.blobs.quarantine(digest).await {
-                    tracing::error!(%digest, %error, "cannot put a damaged blob aside");
-                }
+                self.damage.wrong(digest, &mismatch.to_string()).await;
                 None
             }
         }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::damage::StoredReader;
 use super::demand::Reader;
 use super::flight::{Content, FillError, Flight, Joined, Passing, Progress};
 use super::private::PrivateReader;
 use super::ring::{BEYOND_ALL, Found, RingReader};
-use crate::store::{Blob, ReadAt};
+use crate::store::ReadAt;
 
 /// How much of an answer is held back until the digest is known to be right, in bytes. Blobs up to
 /// this size are verified before their headers go out.
@@ -60,7 +61,7 @@ pub fn visible(progress: &Progress, trust: Trust, at: u64) -> Result<Option<u64>
 #[derive(Debug)]
 pub enum BlobReader {
     /// The blob is stored.
-    Stored(Blob),
+    Stored(StoredReader),
     /// The blob is growing, or was when the reader came.
     Growing(Follower),
     /// The blob is small and in memory.
@@ -88,7 +89,7 @@ impl BlobReader {
     /// The blob's size in bytes, where it is known.
     pub fn size(&self) -> Option<u64> {
         match self {
-            Self::Stored(blob) => Some(blob.len()),
+            Self::Stored(blob) => Some(blob.size()),
             Self::Growing(follower) => follower.size,
             Self::Memory(bytes) => Some(bytes.len() as u64),
         }
@@ -125,22 +126,17 @@ impl BlobReader {
                 let end = usize::try_from(span.end.min(len)).unwrap_or(usize::MAX);
                 Ok((start < end).then(|| bytes.slice(start..end)))
             }
-            Self::Stored(blob) => {
-                if mapped {
-                    let end = span.end.min(span.start.saturating_add(MAPPED_BYTES_MAX));
-                    if let Some(bytes) = blob.source().mapped(span.start..end) {
-                        return Ok(Some(bytes));
-                    }
-                }
-                read_exactly(blob.source().as_ref(), span).await.map(Some)
-            }
+            Self::Stored(blob) => blob.read(span, mapped).await.map(Some),
             Self::Growing(follower) => follower.read(span).await,
         }
     }
 }
 
 /// Reads once from `content`, which is known to hold the whole of `span`.
-async fn read_exactly(content: &dyn ReadAt, span: Range<u64>) -> Result<Bytes, ReadError> {
+pub(super) async fn read_exactly(
+    content: &dyn ReadAt,
+    span: Range<u64>,
+) -> Result<Bytes, ReadError> {
     let len = (span.end - span.start).min(READ_BYTES_MAX);
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     let bytes = content

@@ -9,6 +9,7 @@
 //! | [`fetch`] | the leader of a fill: opens both sides of it and says what became of it |
 //! | [`fill`], [`plan`], [`demand`], [`lane`], [`retry`], [`pace`] | the fetching side: what is asked for when, in the order of need, and again |
 //! | [`verify`] | the landing side: through the hasher to the store |
+//! | [`damage`] | stored blobs that turn out to be damaged when they are read |
 //! | [`follow`] | everybody else: reading what is stored or growing |
 //! | [`clients`] | how many fills one client may have begun |
 //! | [`ring`], [`private`] | the same for a blob that cannot be stored |
@@ -25,6 +26,7 @@ pub mod blob;
 pub mod clients;
 pub mod closure;
 pub mod condemned;
+pub mod damage;
 pub mod decide;
 pub mod demand;
 pub mod denials;
@@ -66,6 +68,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 pub use self::blob::{BlobAnswer, BlobWant};
+pub use self::damage::StoredReader;
 pub use self::demand::Wanted;
 pub use self::error::PullError;
 pub use self::flight::FillError;
@@ -78,6 +81,7 @@ pub use self::tags::TagsAnswer;
 use self::absences::Absences;
 use self::clients::ClientFills;
 use self::condemned::Condemned;
+use self::damage::Damage;
 use self::fetch::Fetcher;
 use self::flight::Flights;
 use self::links::Links;
@@ -173,6 +177,7 @@ pub struct Inner {
     absences: Absences,
     refresher: Refresher,
     condemned: Condemned,
+    damage: Damage,
     flights: Flights,
     fetcher: Fetcher,
     client_fills: ClientFills,
@@ -227,6 +232,8 @@ impl Puller {
             tasks.clone(),
             metrics.clone(),
         );
+        let taken_out = metrics.damaged().clone();
+        let damage = Damage::new(Arc::clone(&blobs), hot.clone(), tasks.clone(), taken_out);
         let shared = Arc::new(Inner {
             sites,
             blobs,
@@ -241,6 +248,7 @@ impl Puller {
             tasks: tasks.clone(),
             links,
             condemned,
+            damage,
             flights: Flights::default(),
             fetcher,
             client_fills,

@@ -252,7 +252,9 @@ impl Drop for InHand<'_> {
 impl Puller {
     /// The worker that asks about tags in the background.
     pub fn refresh_worker(&self) -> RefreshWorker {
-        RefreshWorker { puller: Self { shared: Arc::clone(&self.shared), hops: Hops::default() } }
+        RefreshWorker {
+            puller: Self { shared: Arc::clone(&self.shared), hops: Hops::default(), client: None },
+        }
     }
 
     /// Asks upstream what the tag means, however fresh the last answer is, and brings the manifest.

@@ -19,14 +19,14 @@ const MIB: u64 = 1024 * 1024;
 const HANDSHAKES: &str = "pierhead_tls_handshakes_total";
 
 /// An authority, and a folder with a certificate of it.
-struct Site {
+pub(super) struct Site {
     authority: Authority,
     dir: tempfile::TempDir,
     first: Pair,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
         let first = authority.server();
         first.write(dir.path(), "server");
@@ -40,7 +40,7 @@ impl Site {
 
     /// A Pierhead with that certificate. `tls` are further keys of the table, `server` further
     /// ones of the section.
-    fn pierhead(&self, upstream: &FaultyUpstream, tls: &str, server: &str) -> Pierhead {
+    pub(super) fn pierhead(&self, upstream: &FaultyUpstream, tls: &str, server: &str) -> Pierhead {
         let dir = self.dir().display();
         let tls = format!("cert = \"{dir}/server.crt\"\nkey = \"{dir}/server.key\"\n{tls}");
         let text = config(upstream, &format!("[server]\n{server}\n[server.tls]\n{tls}"));
@@ -51,7 +51,7 @@ impl Site {
     }
 
     /// A request by a client that trusts the authority.
-    fn request(&self, url: &str, identity: Option<&Pair>) -> Request {
+    pub(super) fn request(&self, url: &str, identity: Option<&Pair>) -> Request {
         Request::new("GET", url).tls(&client(self.authority.pem(), identity))
     }
 

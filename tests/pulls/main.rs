@@ -20,6 +20,7 @@ mod space;
 mod stale;
 mod surface;
 mod traces;
+mod trouble;
 mod warm;
 
 use std::time::Duration;

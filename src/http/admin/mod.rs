@@ -2,6 +2,7 @@
 
 pub mod api;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::connection::Connection;
 use super::error::ApiError;
 use super::metrics::HttpMetrics;
 use super::server::Service;
-use crate::store::{BlobStore, MetaStore};
+use crate::store::{BlobStore, MetaStore, StoreErrorKind};
 
 /// Whether the process lives and should be sent requests. Both listeners answer with it.
 #[derive(Clone, Debug)]
@@ -36,14 +37,34 @@ pub struct Probes {
 #[derive(Clone, Debug)]
 struct Said {
     at: Instant,
-    reasons: Vec<String>,
+    degraded: Vec<Degraded>,
 }
+
+/// A part that does not do all of its work. Pulls go on without it, at upstream's cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Degraded {
+    /// Which one, as metrics call it.
+    pub part: &'static str,
+    /// What does not work.
+    pub what: &'static str,
+    /// In what way.
+    pub how: StoreErrorKind,
+}
+
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.part, self.what, self.how)
+    }
+}
+
+/// The parts that can be degraded, as metrics call them.
+pub const PARTS: [&str; 2] = ["store", "database"];
 
 /// For how long an answer about the stores is good.
 const READINESS_TTL: Duration = Duration::from_secs(1);
 
 impl Probes {
-    /// Ready while both stores answer and `stopping` has not been cancelled.
+    /// Ready until `stopping` is cancelled, whatever the stores say.
     pub fn new(
         blobs: Arc<dyn BlobStore>,
         meta: Arc<dyn MetaStore>,
@@ -57,44 +78,61 @@ impl Probes {
         text(StatusCode::OK, "alive\n")
     }
 
-    /// 200, or 503 with one line per reason.
+    /// 200, or 503 with one line per reason; in both cases a line for each part that is degraded.
+    ///
+    /// A store that cannot be written is no reason to send nobody here: what is stored is served,
+    /// and the rest passes through. A balancer that took all replicas with a full disk out would
+    /// turn a slow cache into no cache.
     pub async fn ready(&self) -> Response<Body> {
-        let reasons = self.unready().await;
-        if reasons.is_empty() {
-            text(StatusCode::OK, "ready\n")
-        } else {
-            text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
-        }
+        let reasons = self.unready();
+        let status =
+            if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let mut lines = if reasons.is_empty() { vec!["ready".to_owned()] } else { reasons };
+        let degraded = self.degraded().await;
+        lines.extend(degraded.iter().map(|part| format!("degraded: {part}")));
+        text(status, lines.join("\n") + "\n")
     }
 
     /// Why the process should not be sent requests: nothing if it should.
-    pub async fn unready(&self) -> Vec<String> {
-        let mut reasons = self.stores().await;
-        if self.stopping.is_cancelled() {
-            reasons.push("draining: the process was asked to stop".to_owned());
-        }
-        reasons
+    pub fn unready(&self) -> Vec<String> {
+        let draining = "draining: the process was asked to stop";
+        self.stopping.is_cancelled().then(|| draining.to_owned()).into_iter().collect()
     }
 
-    /// A reason for each store that is not ready.
-    async fn stores(&self) -> Vec<String> {
-        if let Some(said) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the operator should know although all is well again.
+    pub fn remarks(&self) -> Vec<String> {
+        self.meta.remarks()
+    }
+
+    /// The parts that do not do all of their work.
+    pub async fn degraded(&self) -> Vec<Degraded> {
+        let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(said) = &before
             && said.at.elapsed() < READINESS_TTL
         {
-            return said.reasons.clone();
+            return said.degraded.clone();
         }
-        let mut reasons = Vec::new();
-        if let Err(error) = self.blobs.probe().await {
-            tracing::error!(%error, "the blob store is not ready");
-            reasons.push("storage: blobs cannot be written".to_owned());
+        let known = before.map(|said| said.degraded).unwrap_or_default();
+        let mut degraded = Vec::new();
+        let [store, database] = PARTS;
+        for (part, what, probed) in [
+            (store, "blobs cannot be written", self.blobs.probe().await),
+            (database, "the metadata database does not take writes", self.meta.probe().await),
+        ] {
+            let Err(error) = probed else { continue };
+            let trouble = Degraded { part, what, how: error.kind() };
+            if !known.contains(&trouble) {
+                tracing::error!(part, %error, "{what}; pulls go on without");
+            }
+            degraded.push(trouble);
         }
-        if let Err(error) = self.meta.probe().await {
-            tracing::error!(%error, "the metadata store is not ready");
-            reasons.push("storage: the metadata database does not answer".to_owned());
+        for well in known.iter().filter(|known| !degraded.iter().any(|now| now.part == known.part))
+        {
+            tracing::info!(part = well.part, "works again");
         }
-        let said = Said { at: Instant::now(), reasons: reasons.clone() };
+        let said = Said { at: Instant::now(), degraded: degraded.clone() };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
-        reasons
+        degraded
     }
 }
 
@@ -135,7 +173,11 @@ impl Service for Admin {
             }
             "/metrics" if is_read => {
                 access.kind = "probe";
-                self.metrics.ready(self.probes.ready().await.status().is_success());
+                self.metrics.ready(self.probes.unready().is_empty());
+                let degraded = self.probes.degraded().await;
+                for part in PARTS {
+                    self.metrics.degraded(part, degraded.iter().any(|now| now.part == part));
+                }
                 self.metrics()
             }
             "/livez" | "/readyz" | "/metrics" => {

@@ -12,7 +12,7 @@ use super::{Answer, Asked, Body, Registry, etag, identify_content, set_cache_con
 use crate::http::body::{PIECES_BYTES_MAX, Piece, Transfer};
 use crate::http::error::ApiError;
 use crate::oci::{ByteRanges, ByteSpan, ContentRange, Digest, RangeSpec, Resolved};
-use crate::pull::{BlobAnswer, BlobWant, Wanted};
+use crate::pull::{BlobAnswer, BlobReader, BlobWant, Wanted};
 use crate::scope::Scope;
 
 const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -79,6 +79,9 @@ impl Registry {
         // them into frames while they are mapped, and TLS would encrypt them there: a disk error
         // would then end the process.
         let mapped = asked.version < Version::HTTP_2 && !asked.connection.is_encrypted();
+        if mapped && let BlobReader::Stored(blob) = &reader {
+            asked.connection.sending().begins(blob.mapping());
+        }
         let metrics = self.puller.metrics().clone();
         let transfer = Transfer { reader, pieces, mapped, reading, metrics, memory };
         *response.body_mut() = Body::pieces(transfer);

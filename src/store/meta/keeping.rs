@@ -71,4 +71,15 @@ pub trait KeepingStore: Send + Sync + Debug + 'static {
 
     /// Unpins an image; whether it was pinned.
     async fn remove_pin(&self, pin: &Pin) -> Result<bool, StoreError>;
+
+    /// How often, in this process, the store was made anew because it was damaged or gone: what
+    /// is remembered elsewhere has to be written again then.
+    fn losses(&self) -> u64 {
+        0
+    }
+
+    /// When the store last lost records in that way, in this process or an earlier one.
+    async fn last_loss(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
 }

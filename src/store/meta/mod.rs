@@ -133,4 +133,10 @@ pub trait MetaStore: Send + Sync + Debug + 'static {
     /// Whether a write would succeed now. It writes a little, so do not let strangers make it run
     /// at will: keep the answer for a second or more.
     async fn probe(&self) -> Result<(), StoreError>;
+
+    /// What the operator should know of what happened to the store since the process started,
+    /// although all is well again.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

@@ -6,30 +6,34 @@
 //!
 //! `synchronous=NORMAL`: a crash of the machine may lose the last writes, never the database. What
 //! it loses upstream still knows.
+//!
+//! A database that is damaged or gone is made anew, at the start and while it is used: see
+//! [`heal`], [`backup`] and [`tend`].
 
+mod backup;
 mod catalog;
+mod connect;
+mod heal;
+mod health;
 mod keeping;
 mod listing;
 mod schema;
+mod tend;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
-};
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{Row as _, Sqlite, Transaction};
 
+use self::connect::Pools;
+use self::health::Health;
 use super::{
     DOCUMENTS_PER_SCOPE_MAX, Document, DocumentKind, Link, LinkKind, MetaStore, TAG_HISTORY_MAX,
     TagRecord,
@@ -37,29 +41,10 @@ use super::{
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Tag};
 use crate::scope::Scope;
-use crate::store::{StoreError, StoreErrorKind, blocking};
+use crate::store::{StoreError, StoreErrorKind};
 
 /// The database's name below the storage root. The version is that of the whole file.
 pub const META_FILE: &str = "meta-v1.sqlite";
-
-/// Of the database and, as SQLite copies it, of the files beside it.
-const FILE_MODE: u32 = 0o640;
-
-/// Connections that read. Each is a thread; reads take microseconds, and the hot ones are answered
-/// from memory before they come here.
-const READERS_MAX: u32 = 4;
-
-/// How long an operation waits in line for a connection.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long a connection waits for one outside our process, such as an operator's shell.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How large the write-ahead log's file may stay, in bytes.
-const LOG_BYTES_MAX: &str = "409600";
-
-/// At how many pages (of 4 KiB) the log is folded into the database.
-const LOG_PAGES: &str = "100";
 
 /// Takes the write lock at once: a transaction that reads first and then wants to write could be
 /// refused halfway.
@@ -67,10 +52,15 @@ const BEGIN: &str = "BEGIN IMMEDIATE";
 
 /// A [`MetaStore`] in SQLite. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
-pub struct SqliteMeta {
-    path: Arc<Path>,
-    writer: SqlitePool,
-    readers: SqlitePool,
+pub struct SqliteMeta(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    root: PathBuf,
+    path: PathBuf,
+    /// Replaced when the database is made anew.
+    pools: RwLock<Pools>,
+    health: Health,
 }
 
 impl SqliteMeta {
@@ -80,39 +70,46 @@ impl SqliteMeta {
     /// [`StoreErrorKind::Database`] if another version of Pierhead, or something else, wrote it.
     /// Whoever calls holds the lock of `root`. Cancel-safe.
     pub async fn open(root: &Path) -> Result<Self, StoreError> {
-        let path: Arc<Path> = root.join(META_FILE).into();
-        create_file(&path).await?;
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(BUSY_TIMEOUT)
-            // The log counts against storage.max_size: it must not stay as large as it once was.
-            .pragma("journal_size_limit", LOG_BYTES_MAX)
-            .pragma("wal_autocheckpoint", LOG_PAGES);
-        let failed = |cause| failed(&path, "open the database", cause);
-        let writer = pool_options(1).connect_with(options.clone()).await.map_err(failed)?;
-        schema::prepare(&writer, &path).await?;
-        let readers = pool_options(READERS_MAX)
-            .connect_with(options.pragma("query_only", "ON"))
-            .await
-            .map_err(failed)?;
-        Ok(Self { path, writer, readers })
+        let pools = connect::open(&root.join(META_FILE)).await?;
+        Ok(Self::with(root, pools))
+    }
+
+    fn with(root: &Path, pools: Pools) -> Self {
+        let (root, path) = (root.to_owned(), root.join(META_FILE));
+        Self(Arc::new(Shared { root, path, pools: RwLock::new(pools), health: Health::default() }))
     }
 
     /// Ends all connections, once their work is done, and folds the write-ahead log into the
-    /// database. Later operations fail. Not calling it loses nothing.
+    /// database. Later operations fail. Not calling it loses nothing, but the next start has to
+    /// check the whole database.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        self.pools().close().await;
+    }
+
+    fn pools(&self) -> Pools {
+        self.0.pools.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn readers(&self) -> SqlitePool {
+        self.pools().readers
+    }
+
+    /// For a change of what is known.
+    fn writer(&self) -> SqlitePool {
+        self.0.health.changes();
+        self.pools().writer
     }
 
     async fn begin(&self, doing: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer.begin_with(BEGIN).await.map_err(|cause| self.failed(doing, cause))
+        self.writer().begin_with(BEGIN).await.map_err(|cause| self.failed(doing, cause))
     }
 
     fn failed(&self, doing: &str, cause: sqlx::Error) -> StoreError {
-        failed(&self.path, doing, cause)
+        let error = failed(&self.0.path, doing, cause);
+        if error.kind() == StoreErrorKind::Corrupt {
+            self.0.health.suspect();
+        }
+        error
     }
 }
 
@@ -126,7 +123,7 @@ impl MetaStore for SqliteMeta {
         .bind(scope.upstream.as_str())
         .bind(scope.repo.as_str())
         .bind(digest.to_string())
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.readers())
         .await
         .map_err(|cause| self.failed("read a link", cause))?;
         Ok(row.and_then(|row| parsed("link", scope, parse_link(&row))))
@@ -165,9 +162,10 @@ impl MetaStore for SqliteMeta {
                 .bind(scope.upstream.as_str())
                 .bind(scope.repo.as_str())
                 .bind(digest.to_string())
-                .execute(&self.writer)
+                .execute(&self.writer())
                 .await
                 .map_err(|cause| self.failed("remove a link", cause))?;
+        self.forget_backup().await?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -179,7 +177,7 @@ impl MetaStore for SqliteMeta {
         .bind(scope.upstream.as_str())
         .bind(scope.repo.as_str())
         .bind(tag.as_str())
-        .fetch_all(&self.readers)
+        .fetch_all(&self.readers())
         .await
         .map_err(|cause| self.failed("read a tag", cause))?;
         Ok(rows.iter().filter_map(|row| parsed("tag", scope, parse_tag(row))).collect())
@@ -251,7 +249,7 @@ impl MetaStore for SqliteMeta {
             .bind(scope.repo.as_str())
             .bind(after.as_str())
             .bind(i64::try_from(wanted).unwrap_or(i64::MAX))
-            .fetch_all(&self.readers)
+            .fetch_all(&self.readers())
             .await
             .map_err(|cause| self.failed("list tags", cause))?;
             let end = rows.len() < wanted;
@@ -293,14 +291,17 @@ impl MetaStore for SqliteMeta {
             .bind(scope.upstream.as_str())
             .bind(scope.repo.as_str())
             .bind(tag.as_str())
-            .execute(&self.writer)
+            .execute(&self.writer())
             .await
             .map_err(|cause| self.failed("remove a tag", cause))?;
+        self.forget_backup().await?;
         Ok(done.rows_affected() > 0)
     }
 
     async fn forget_scope(&self, scope: &Scope) -> Result<Vec<Digest>, StoreError> {
-        self.remove_scope(scope).await
+        let forgotten = self.remove_scope(scope).await?;
+        self.forget_backup().await?;
+        Ok(forgotten)
     }
 
     async fn linked(&self, digests: &[Digest]) -> Result<HashSet<Digest>, StoreError> {
@@ -311,7 +312,7 @@ impl MetaStore for SqliteMeta {
         let row = sqlx::query("SELECT since FROM denied WHERE upstream = ?1 AND repo = ?2")
             .bind(scope.upstream.as_str())
             .bind(scope.repo.as_str())
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.readers())
             .await
             .map_err(|cause| self.failed("read a refusal", cause))?;
         Ok(row.and_then(|row| parsed("denied", scope, time_from_sql(&row, "since"))))
@@ -330,7 +331,7 @@ impl MetaStore for SqliteMeta {
             query = query.bind(time_to_sql(since));
         }
         query
-            .execute(&self.writer)
+            .execute(&self.writer())
             .await
             .map_err(|cause| self.failed("record a refusal", cause))?;
         Ok(())
@@ -350,7 +351,7 @@ impl MetaStore for SqliteMeta {
         .bind(scope.repo.as_str())
         .bind(kind.as_str())
         .bind(key)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.readers())
         .await
         .map_err(|cause| self.failed("read a document", cause))?;
         Ok(row.and_then(|row| parsed("document", scope, parse_document(&row))))
@@ -400,42 +401,28 @@ impl MetaStore for SqliteMeta {
 
     async fn probe(&self) -> Result<(), StoreError> {
         const DOING: &str = "probe the database";
+        if self.0.health.is_suspect() {
+            let doing = format!("{DOING} {}", self.0.path.display());
+            return Err(StoreError::corrupt(doing, "it is damaged and about to be made anew"));
+        }
+        let pools = self.pools();
         sqlx::query(
             "INSERT INTO probe (id, writes) VALUES (1, 1) \
              ON CONFLICT DO UPDATE SET writes = (writes + 1) % 1000000",
         )
-        .execute(&self.writer)
+        .execute(&pools.writer)
         .await
         .map_err(|cause| self.failed(DOING, cause))?;
         sqlx::query("SELECT writes FROM probe")
-            .fetch_optional(&self.readers)
+            .fetch_optional(&pools.readers)
             .await
             .map_err(|cause| self.failed(DOING, cause))?;
         Ok(())
     }
-}
 
-fn pool_options(connections_max: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(QUEUE_TIMEOUT)
-        // A connection is a file and its cache: there is nothing to gain from a new one.
-        .idle_timeout(None)
-        .max_lifetime(None)
-}
-
-async fn create_file(path: &Arc<Path>) -> Result<(), StoreError> {
-    let path = Arc::clone(path);
-    blocking("create the database", move || {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(FILE_MODE)
-            .open(&path)
-            .map_err(|cause| StoreError::io(format!("create {}", path.display()), cause))?;
-        Ok(())
-    })
-    .await
+    fn remarks(&self) -> Vec<String> {
+        self.0.health.remarks()
+    }
 }
 
 /// Primary result codes of SQLite that mean something to us (`sqlite3.h`).
@@ -460,19 +447,11 @@ fn failed(path: &Path, doing: &str, cause: sqlx::Error) -> StoreError {
     };
     let doing = format!("{doing} in {}", path.display());
     if kind == StoreErrorKind::Corrupt {
-        let beside = |suffix: &str| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
         return StoreError::corrupt(
             doing,
             format!(
-                "{cause}; to go on without what it knew, stop Pierhead, move {}, {} and {} away and \
-                 start again: the next pulls record it anew",
-                path.display(),
-                beside("-wal").display(),
-                beside("-shm").display(),
+                "{cause}; `pierhead serve` moves it aside and goes on with its last backup, or \
+                 without what it knew"
             ),
         );
     }

@@ -1,7 +1,7 @@
 //! The space that files take, and file systems that have little of it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -91,14 +91,8 @@ impl TinyFs {
         let dir = TempDir::with_prefix("tiny-fs-")?;
         let path = dir.path().join("mnt");
         fs::create_dir(&path)?;
-        let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes},mode=755"), "tmpfs"])
-            .arg(&path)
-            .output()?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(io::Error::other(why));
-        }
+        let options = format!("size={bytes},mode=755");
+        mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], &[&path])?;
         Ok(Self { path, _dir: dir })
     }
 
@@ -106,6 +100,61 @@ impl TinyFs {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Takes all room that is left; dropping the answer gives it back.
+    pub fn fill(&self) -> io::Result<Filler> {
+        let filler = Filler(self.path.join("filler"));
+        let mut file = fs::File::create(&filler.0)?;
+        let block = [7; 4096];
+        loop {
+            match file.write_all(&block) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(filler),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A file that takes the room of a [`TinyFs`].
+#[derive(Debug)]
+pub struct Filler(PathBuf);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A directory that nobody can write to, as after a disk error that made the system remount it.
+/// Files that were opened before can be written on. Dropping it ends that.
+#[derive(Debug)]
+pub struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    /// Makes what lies below `path` read-only; needs the right to mount.
+    pub fn over(path: &Path) -> io::Result<Self> {
+        mount(&["--bind"], &[path, path])?;
+        // From here on it is unmounted whatever happens.
+        let read_only = Self(path.to_owned());
+        mount(&["-o", "remount,bind,ro"], &[path])?;
+        Ok(read_only)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        // Files that were opened meanwhile stay open.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn mount(options: &[&str], paths: &[&Path]) -> io::Result<()> {
+    let output = Command::new("mount").args(options).args(paths).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
 }
 
 impl Drop for TinyFs {

@@ -43,6 +43,9 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// The parts that do not do all of their work, and how pulls go on without them.
+    #[serde(default)]
+    pub degraded: Vec<String>,
     /// Where it listens.
     pub listeners: Listeners,
     /// Where content is kept, and how full that is.
@@ -55,7 +58,8 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// What went wrong lately, the last event first.
     pub recent: Vec<RecentEvent>,
-    /// What the operator should know of the configuration although it is allowed.
+    /// What the operator should know of what has happened, and of the configuration although it is
+    /// allowed.
     pub notices: Vec<String>,
 }
 
@@ -73,13 +77,17 @@ pub struct Listeners {
 pub(super) async fn get_status(State(parts): Shared) -> Json<Status> {
     let now = parts.clock.now();
     let process = &parts.process;
-    let reasons = parts.probes.unready().await;
+    let reasons = parts.probes.unready();
+    let degraded = parts.probes.degraded().await;
+    let mut notices = parts.probes.remarks();
+    notices.extend(parts.config.notices.iter().cloned());
     Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: rfc3339(process.started_at),
         uptime_seconds: now.since(process.started_at).as_secs_f64(),
         ready: reasons.is_empty(),
         reasons,
+        degraded: degraded.iter().map(ToString::to_string).collect(),
         listeners: Listeners {
             registry: process.registry.to_string(),
             admin: process.admin.to_string(),
@@ -89,6 +97,6 @@ pub(super) async fn get_status(State(parts): Shared) -> Json<Status> {
         upstreams: parts.puller.upstreams().into_iter().map(Upstream::from).collect(),
         workers: parts.workers.list().into_iter().map(Worker::from).collect(),
         recent: parts.recent.list().into_iter().map(RecentEvent::from).collect(),
-        notices: parts.config.notices.clone(),
+        notices,
     })
 }

@@ -27,7 +27,7 @@ impl SqliteMeta {
         .bind(upstream)
         .bind(repo)
         .bind(i64::from(limit))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.readers())
         .await
         .map_err(|cause| self.failed("list the repositories", cause))?;
         let parse = |row: &SqliteRow| -> Result<Scope, Damaged> {
@@ -55,7 +55,7 @@ impl SqliteMeta {
         .bind(after.map(Digest::to_string).unwrap_or_default())
         .bind(KIND_MANIFEST)
         .bind(i64::from(limit))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.readers())
         .await
         .map_err(|cause| self.failed("list the manifests", cause))?;
         let parse = |row: &SqliteRow| -> Result<Digest, Damaged> {

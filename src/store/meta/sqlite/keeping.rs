@@ -5,6 +5,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Damaged, SqliteMeta, time_from_sql, time_to_sql};
+use crate::clock::Timestamp;
 use crate::oci::Digest;
 use crate::scope::Scope;
 use crate::store::StoreError;
@@ -92,7 +93,7 @@ impl KeepingStore for SqliteMeta {
         )
         .bind(manifest.to_string())
         .bind(children.join(" "))
-        .execute(&self.writer)
+        .execute(&self.writer())
         .await
         .map_err(|cause| self.failed("record parts", cause))?;
         Ok(())
@@ -101,7 +102,7 @@ impl KeepingStore for SqliteMeta {
     async fn is_linked(&self, digest: &Digest) -> Result<bool, StoreError> {
         let row = sqlx::query("SELECT 1 FROM link WHERE digest = ?1 LIMIT 1")
             .bind(digest.to_string())
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.readers())
             .await
             .map_err(|cause| self.failed("look for links", cause))?;
         Ok(row.is_some())
@@ -111,7 +112,7 @@ impl KeepingStore for SqliteMeta {
         let rows = sqlx::query(
             "SELECT upstream, repo, reference FROM pin ORDER BY upstream, repo, reference",
         )
-        .fetch_all(&self.readers)
+        .fetch_all(&self.readers())
         .await
         .map_err(|cause| self.failed("list pins", cause))?;
         Ok(rows.iter().filter_map(|row| undamaged("pin", parse_pin(row))).collect())
@@ -126,6 +127,14 @@ impl KeepingStore for SqliteMeta {
     async fn remove_pin(&self, pin: &Pin) -> Result<bool, StoreError> {
         let query = "DELETE FROM pin WHERE upstream = ?1 AND repo = ?2 AND reference = ?3";
         self.change_pin(query, "remove a pin", pin).await
+    }
+
+    fn losses(&self) -> u64 {
+        self.times_remade()
+    }
+
+    async fn last_loss(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.last_remade().await
     }
 }
 
@@ -149,7 +158,7 @@ impl SqliteMeta {
             let rows = sqlx::query(query)
                 .bind(after.as_str())
                 .bind(i64::try_from(wanted).unwrap_or(i64::MAX))
-                .fetch_all(&self.readers)
+                .fetch_all(&self.readers())
                 .await
                 .map_err(|cause| self.failed(doing, cause))?;
             let end = rows.len() < wanted;
@@ -175,7 +184,7 @@ impl SqliteMeta {
             .bind(pin.scope.upstream.as_str())
             .bind(pin.scope.repo.as_str())
             .bind(pin.reference.to_string())
-            .execute(&self.writer)
+            .execute(&self.writer())
             .await
             .map_err(|cause| self.failed(doing, cause))?;
         Ok(done.rows_affected() > 0)

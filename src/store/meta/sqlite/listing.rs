@@ -42,7 +42,7 @@ impl SqliteMeta {
             .bind(after[1].as_str())
             .bind(after[2].as_str())
             .bind(i64::try_from(wanted).unwrap_or(i64::MAX))
-            .fetch_all(&self.readers)
+            .fetch_all(&self.readers())
             .await
             .map_err(|cause| self.failed("list tags", cause))?;
             let end = rows.len() < wanted;
@@ -105,7 +105,7 @@ impl SqliteMeta {
                  WHERE digest IN (SELECT value FROM json_each(?1))",
             )
             .bind(list)
-            .fetch_all(&self.readers)
+            .fetch_all(&self.readers())
             .await
             .map_err(|cause| self.failed("look for links", cause))?;
             let digest = |row: &SqliteRow| row.try_get::<&str, _>(0).ok()?.parse::<Digest>().ok();

@@ -9,7 +9,7 @@ use super::{BEGIN, failed};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// What this Pierhead writes into the file's header (`PRAGMA user_version`).
-const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 2;
 
 /// What the first version wrote. Executed once, in one transaction with what came later. Names in text, because an
 /// operator who looks into the file should see them; text compares by bytes.

@@ -1,0 +1,163 @@
+//! A second copy of the database, for the day on which the first one is damaged.
+//!
+//! It is a snapshot that SQLite writes while the database is used, into a file that gets its name
+//! when it is whole. What an operator has had forgotten must not come back with it, so forgetting
+//! removes it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+
+use super::connect::{create_file, options};
+use super::{SqliteMeta, failed};
+use crate::store::{StoreError, blocking};
+
+/// The backup's name below the storage root.
+pub(super) const BACKUP_FILE: &str = "meta-v1.backup.sqlite";
+
+/// Where it is written.
+const ON_ITS_WAY: &str = "meta-v1.backup.new";
+
+impl SqliteMeta {
+    /// Replaces the backup by what is known now.
+    pub(super) async fn back_up(&self) -> Result<(), StoreError> {
+        let doing = |cause| failed(&self.0.path, "back up the database", cause);
+        let mut connection = options(&self.0.path).connect().await.map_err(doing)?;
+        let done = self.snapshot(&mut connection).await;
+        // What could not be closed well is closed anyway.
+        let _ = connection.close().await;
+        done
+    }
+
+    /// The same, through a connection that may be the last way to a file that was removed.
+    pub(super) async fn snapshot(
+        &self,
+        connection: &mut SqliteConnection,
+    ) -> Result<(), StoreError> {
+        let target = self.0.root.join(ON_ITS_WAY);
+        remove(&target).await?;
+        create_file(&target).await?;
+        let forgotten = self.0.health.forgotten();
+        let written = sqlx::query("VACUUM INTO ?1")
+            .bind(target.to_string_lossy().into_owned())
+            .execute(connection)
+            .await
+            .map_err(|cause| failed(&self.0.path, "back up the database", cause));
+        let backup = self.0.root.join(BACKUP_FILE);
+        let kept = match written {
+            Ok(_) => match check(&target, true).await {
+                Ok(()) => rename(&target, &backup).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if kept.is_err() {
+            // Half a copy takes room and is of no use.
+            let _ = remove(&target).await;
+        } else if self.0.health.forgotten() != forgotten {
+            // It may have what was forgotten while it was written.
+            remove(&backup).await?;
+        }
+        kept
+    }
+
+    /// Removes the backup, after something was forgotten.
+    pub(super) async fn forget_backup(&self) -> Result<(), StoreError> {
+        self.0.health.forgets();
+        remove(&self.0.root.join(BACKUP_FILE)).await
+    }
+}
+
+/// Puts a copy of the backup in the place of the database; whether there was a good one. Nothing
+/// has the database open.
+pub(super) async fn restore(root: &Path, path: &Path) -> Result<bool, StoreError> {
+    let backup = root.join(BACKUP_FILE);
+    if !exists(&backup).await {
+        return Ok(false);
+    }
+    if let Err(error) = check(&backup, true).await {
+        tracing::error!(%error, "the backup of the metadata database is of no use either");
+        return Ok(false);
+    }
+    let target = root.join(ON_ITS_WAY);
+    let copied = {
+        let target = target.clone();
+        blocking("restore the database", move || {
+            fs::copy(&backup, &target)
+                .and_then(|_| File::open(&target)?.sync_all())
+                .map_err(|cause| StoreError::io(format!("copy {}", backup.display()), cause))
+        })
+        .await
+    };
+    let placed = match copied {
+        Ok(()) => rename(&target, path).await,
+        Err(error) => Err(error),
+    };
+    if placed.is_err() {
+        let _ = remove(&target).await;
+    }
+    placed.map(|()| true)
+}
+
+/// Reads the whole database at `path` and judges it. `at_rest` promises that nothing writes to it,
+/// and leaves no trace beside it.
+///
+/// Fails with [`StoreErrorKind::Corrupt`](crate::store::StoreErrorKind::Corrupt) if it is damaged, otherwise if it cannot be judged.
+pub(super) async fn check(path: &Path, at_rest: bool) -> Result<(), StoreError> {
+    const DOING: &str = "check the database";
+    let failed = |cause| failed(path, DOING, cause);
+    let options = if at_rest {
+        SqliteConnectOptions::new().filename(path).read_only(true).immutable(true)
+    } else {
+        options(path)
+    };
+    let mut connection = options.connect().await.map_err(failed)?;
+    let verdict = sqlx::query("PRAGMA quick_check(1)")
+        .fetch_one(&mut connection)
+        .await
+        .and_then(|row| row.try_get::<String, _>(0))
+        .map_err(failed);
+    let _ = connection.close().await;
+    match verdict?.as_str() {
+        "ok" => Ok(()),
+        damage => Err(StoreError::corrupt(format!("{DOING} {}", path.display()), damage)),
+    }
+}
+
+/// Whether there is such a file with anything in it.
+pub(super) async fn exists(path: &Path) -> bool {
+    let path = path.to_owned();
+    let found = blocking("look for a file", move || {
+        Ok(fs::metadata(&path).is_ok_and(|metadata| metadata.len() > 0))
+    });
+    found.await.unwrap_or(false)
+}
+
+/// Removes a file that need not be there.
+pub(super) async fn remove(path: &Path) -> Result<(), StoreError> {
+    let path = path.to_owned();
+    blocking("remove a file", move || match fs::remove_file(&path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io(format!("remove {}", path.display()), cause))
+        }
+        _ => Ok(()),
+    })
+    .await
+}
+
+/// Gives a whole file its name, so that both survive a crash.
+async fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let (from, to): (PathBuf, PathBuf) = (from.to_owned(), to.to_owned());
+    blocking("rename a file", move || {
+        let renamed = || {
+            File::open(&from)?.sync_all()?;
+            fs::rename(&from, &to)?;
+            to.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        };
+        renamed().map_err(|cause| StoreError::io(format!("write {}", to.display()), cause))
+    })
+    .await
+}
