@@ -248,7 +248,7 @@ pub(super) fn sort_out(dir: &Path) -> Result<(Vec<Found>, u64), StoreError> {
         }
     }
     let mut found: Vec<Found> = found.into_values().collect();
-    found.sort_unstable_by(|a, b| b.since.cmp(&a.since));
+    found.sort_unstable_by_key(|found| std::cmp::Reverse(found.since));
     if found.len() > PARKED_SPOOLS_MAX {
         *useless.entry("too many").or_default() += found.len() - PARKED_SPOOLS_MAX;
         found.truncate(PARKED_SPOOLS_MAX);
