@@ -100,7 +100,7 @@ impl BlobStore for Shelf {
     async fn resume(&self, key: &SpoolKey, expect: Expect) -> Result<Box<dyn Spool>, StoreError> {
         let size = match expect {
             Expect::Whole(Some(size)) => {
-                let parked = self.blobs.parked().await?;
+                let parked = self.blobs.parked().await.unwrap_or_default();
                 let there = parked.iter().find(|parked| parked.key == *key);
                 size.saturating_sub(there.map_or(0, |parked| parked.allocated)).max(1)
             }

@@ -31,6 +31,11 @@ fn recorded(spans: &[std::ops::Range<u64>], size: Option<u64>) -> Recorded {
     Recorded { landed: spans.iter().cloned().collect(), size }
 }
 
+/// One part in one piece.
+fn run(span: std::ops::Range<u64>, size: Option<u64>) -> Recorded {
+    Recorded { landed: Spans::of(span), size }
+}
+
 fn write(spool: &mut Box<dyn Spool>, bytes: &[u8], span: std::ops::Range<u64>) {
     spool.write_at(span.start, &bytes[span.start as usize..span.end as usize]).unwrap();
 }
@@ -76,7 +81,7 @@ async fn what_was_recorded_is_found_and_nothing_else(store: &dyn BlobStore) {
     recorder.record(&said).unwrap();
     write(&mut spool, &bytes, 70_000..150_000);
     drop(spool);
-    assert!(recorder.record(&recorded(&[0..150_000], None)).is_err(), "the spool is gone");
+    assert!(recorder.record(&run(0..150_000, None)).is_err(), "the spool is gone");
     for expect in [Expect::Parts, Expect::Whole(Some(300_000)), Expect::Whole(None)] {
         let spool = store.resume(&key, expect).await.unwrap();
         assert_eq!(*spool.recorded(), said);
@@ -100,12 +105,12 @@ async fn records_are_replaced_and_added_to(store: &dyn BlobStore) {
     }
     drop(spool);
     let mut spool = store.resume(&key, Expect::Whole(None)).await.unwrap();
-    assert_eq!(*spool.recorded(), recorded(&[50_000..60_000], None), "the last one counts");
+    assert_eq!(*spool.recorded(), run(50_000..60_000, None), "the last one counts");
     write(&mut spool, &bytes, 0..50_000);
-    spool.recorder().unwrap().record(&recorded(&[0..60_000], Some(90_000))).unwrap();
+    spool.recorder().unwrap().record(&run(0..60_000, Some(90_000))).unwrap();
     drop(spool);
     let spool = store.resume(&key, Expect::Whole(None)).await.unwrap();
-    assert_eq!(*spool.recorded(), recorded(&[0..60_000], Some(90_000)));
+    assert_eq!(*spool.recorded(), run(0..60_000, Some(90_000)));
     holds(&*spool, &bytes);
     spool.discard();
 }
@@ -116,7 +121,7 @@ async fn of_another_upstream_nothing_is_found(store: &dyn BlobStore) {
     let theirs = SpoolKey { upstream: "ghcr.io".parse().unwrap(), ..ours.clone() };
     let mut spool = store.resume(&ours, Expect::Parts).await.unwrap();
     write(&mut spool, &bytes, 0..20_000);
-    spool.recorder().unwrap().record(&recorded(&[0..20_000], None)).unwrap();
+    spool.recorder().unwrap().record(&run(0..20_000, None)).unwrap();
     drop(spool);
     let spool = store.resume(&theirs, Expect::Parts).await.unwrap();
     assert_eq!(*spool.recorded(), Recorded::default());
@@ -131,7 +136,7 @@ async fn while_one_writes_another_gets_its_own(store: &dyn BlobStore) {
     let key = key(proof.digest());
     let mut first = store.resume(&key, Expect::Whole(Some(20_000))).await.unwrap();
     write(&mut first, &bytes, 0..5_000);
-    first.recorder().unwrap().record(&recorded(&[0..5_000], None)).unwrap();
+    first.recorder().unwrap().record(&run(0..5_000, None)).unwrap();
     assert_eq!(store.remove_parked(&key).await.unwrap(), 0, "it is being written to");
     assert!(parked(store, &key).await.is_none());
     let mut second = store.resume(&key, Expect::Whole(Some(20_000))).await.unwrap();
@@ -140,7 +145,7 @@ async fn while_one_writes_another_gets_its_own(store: &dyn BlobStore) {
     write(&mut second, &bytes, 0..20_000);
     assert_eq!(content(&commit(second, proof).await.unwrap()).await, bytes);
     drop(first);
-    assert_eq!(parked(store, &key).await.unwrap().recorded, recorded(&[0..5_000], None));
+    assert_eq!(parked(store, &key).await.unwrap().recorded, run(0..5_000, None));
     store.remove_parked(&key).await.unwrap();
     assert!(parked(store, &key).await.is_none());
 }
@@ -151,7 +156,7 @@ async fn discarded_is_gone(store: &dyn BlobStore) {
     let reserved = store.room().await.unwrap().reserved;
     let mut spool = store.resume(&key, Expect::Whole(Some(20_000))).await.unwrap();
     write(&mut spool, &bytes, 0..20_000);
-    spool.recorder().unwrap().record(&recorded(&[0..20_000], None)).unwrap();
+    spool.recorder().unwrap().record(&run(0..20_000, None)).unwrap();
     drop(spool);
     store.resume(&key, Expect::Parts).await.unwrap().discard();
     assert!(parked(store, &key).await.is_none());
@@ -165,7 +170,7 @@ async fn a_resumed_spool_becomes_a_blob(store: &dyn BlobStore) {
     let key = key(proof.digest());
     let mut spool = store.resume(&key, Expect::Parts).await.unwrap();
     write(&mut spool, &bytes, 60_000..100_000);
-    spool.recorder().unwrap().record(&recorded(&[60_000..100_000], Some(100_000))).unwrap();
+    spool.recorder().unwrap().record(&run(60_000..100_000, Some(100_000))).unwrap();
     drop(spool);
     let room = store.room().await.unwrap();
     assert!(room.parked >= 40_000 && room.parked <= room.reserved, "{room:?}");
@@ -189,12 +194,12 @@ async fn a_commit_ends_what_was_recorded(store: &dyn BlobStore) {
         let written = if wrong { 0..29_000 } else { 0..30_000 };
         write(&mut spool, &bytes, written.clone());
         let recorder = spool.recorder().unwrap();
-        recorder.record(&recorded(std::slice::from_ref(&written), None)).unwrap();
+        recorder.record(&run(written.clone(), None)).unwrap();
         match commit(spool, proof).await {
             Err(error) => assert!(wrong && error.kind() == StoreErrorKind::Corrupt, "{error}"),
             Ok(_) => assert!(!wrong, "it is too short"),
         }
-        assert!(recorder.record(&recorded(&[written], None)).is_err());
+        assert!(recorder.record(&run(written, None)).is_err());
         assert!(parked(store, &key).await.is_none());
     }
 }
@@ -204,8 +209,8 @@ async fn what_was_not_written_cannot_be_recorded(store: &dyn BlobStore) {
     let mut spool = store.resume(&key(proof.digest()), Expect::Whole(None)).await.unwrap();
     write(&mut spool, &bytes, 0..10_000);
     let recorder = spool.recorder().unwrap();
-    assert!(recorder.record(&recorded(&[0..20_000], None)).is_err());
-    assert!(recorder.record(&recorded(&[0..10_000], Some(9_000))).is_err(), "beyond the size");
+    assert!(recorder.record(&run(0..20_000, None)).is_err());
+    assert!(recorder.record(&run(0..10_000, Some(9_000))).is_err(), "beyond the size");
 }
 
 async fn parked_spools_are_listed_and_removed(store: &dyn BlobStore) {
@@ -215,7 +220,7 @@ async fn parked_spools_are_listed_and_removed(store: &dyn BlobStore) {
         let key = key(proof.digest());
         let mut spool = store.resume(&key, Expect::Whole(Some(20_000))).await.unwrap();
         write(&mut spool, &bytes, 0..10_000);
-        spool.recorder().unwrap().record(&recorded(&[0..10_000], Some(20_000))).unwrap();
+        spool.recorder().unwrap().record(&run(0..10_000, Some(20_000))).unwrap();
         drop(spool);
         keys.push(key);
     }
@@ -265,13 +270,13 @@ async fn readers_outlive_parking(store: &dyn BlobStore) {
     let key = key(proof.digest());
     let mut spool = store.resume(&key, Expect::Whole(Some(80_000))).await.unwrap();
     write(&mut spool, &bytes, 0..80_000);
-    spool.recorder().unwrap().record(&recorded(&[0..10_000], None)).unwrap();
+    spool.recorder().unwrap().record(&run(0..10_000, None)).unwrap();
     let reader = spool.reader();
     drop(spool);
     assert_eq!(reader.read_at(0, 80_000).await.unwrap(), bytes, "also what was not recorded");
     // It is resumed, and written by somebody who does not trust the rest, while that one reads.
     let mut spool = store.resume(&key, Expect::Whole(Some(80_000))).await.unwrap();
-    assert_eq!(*spool.recorded(), recorded(&[0..10_000], None));
+    assert_eq!(*spool.recorded(), run(0..10_000, None));
     write(&mut spool, &bytes, 10_000..80_000);
     let blob = commit(spool, proof).await.unwrap();
     assert_eq!(content(&blob).await, bytes);

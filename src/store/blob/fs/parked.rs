@@ -124,7 +124,8 @@ impl Spools {
                     recorded: waiting.recorded.clone(),
                     since: waiting.since,
                 };
-                Some((parked, waiting.untrimmed))
+                let readers = Arc::strong_count(&waiting.lease) > 1;
+                Some((parked, waiting.untrimmed && !readers))
             }
             Slot::InUse => None,
         };
@@ -145,8 +146,8 @@ impl Shared {
 
     /// Gives the space back that parked spools need not have, where nobody reads there any more.
     pub(super) fn trim_parked(self: &Arc<Self>) {
-        for (parked, untrimmed) in self.spools.waiting() {
-            if !untrimmed {
+        for (parked, can_be_trimmed) in self.spools.waiting() {
+            if !can_be_trimmed {
                 continue;
             }
             if let Some((claim, Some(mut waiting))) = Claim::of(self, &parked.key) {
@@ -247,7 +248,7 @@ pub(super) fn sort_out(dir: &Path) -> Result<(Vec<Found>, u64), StoreError> {
         }
     }
     let mut found: Vec<Found> = found.into_values().collect();
-    found.sort_unstable_by(|a, b| b.since.cmp(&a.since));
+    found.sort_unstable_by_key(|found| std::cmp::Reverse(found.since));
     if found.len() > PARKED_SPOOLS_MAX {
         *useless.entry("too many").or_default() += found.len() - PARKED_SPOOLS_MAX;
         found.truncate(PARKED_SPOOLS_MAX);

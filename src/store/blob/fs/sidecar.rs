@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::crash::{self, Point};
-use super::files::{SPOOL_MODE, sync_dir};
+use super::files::SPOOL_MODE;
 use crate::oci::Digest;
 use crate::spans::Spans;
 use crate::store::blob::{Recorded, Recorder, SpoolKey};
@@ -259,7 +259,7 @@ impl Recorder for Sidecar {
         state.recorded = recorded;
         crash::point(Point::SidecarRenamed);
         if let Some(dir) = self.pair.state.parent() {
-            sync_dir(dir).map_err(io::Error::other)?;
+            File::open(dir)?.sync_all()?;
         }
         crash::point(Point::Recorded);
         Ok(())

@@ -132,12 +132,8 @@ fn record(spool: &dyn Spool, landed: Spans, size: u64) {
     spool.recorder().unwrap().record(&Recorded { landed, size: Some(size) }).unwrap();
 }
 
-/// Passes every point.
-#[tokio::test]
-#[ignore = "the child of the test below"]
-async fn child() {
-    let Ok(root) = std::env::var(ROOT) else { return };
-    let root = Path::new(&root);
+/// Passes every point: what the test below does in a child process.
+async fn child(root: &Path) {
     let mut log = File::create(root.with_extension("steps")).unwrap();
     let mut done = |step: Step| writeln!(log, "{step:?}").unwrap();
     done(Step::Nothing);
@@ -190,7 +186,7 @@ fn crashed(point: Point, times: u64) -> Option<(TempDir, PathBuf, Step)> {
     let dir = TempDir::new().unwrap();
     let root = dir.path().join("root");
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::blob::fs::crash::tests::child", "--ignored"])
+        .args(["--exact", &format!("store::blob::fs::crash::tests::{TEST}")])
         .env(CRASH_AT, format!("{}:{times}", point.name()))
         .env(ROOT, &root)
         .output()
@@ -302,8 +298,13 @@ async fn check(root: &Path, after: Step) {
     assert!(files_below(&spools).is_empty());
 }
 
+const TEST: &str = "whenever_the_process_is_killed_the_next_one_finds_what_was_promised";
+
 #[tokio::test]
 async fn whenever_the_process_is_killed_the_next_one_finds_what_was_promised() {
+    if let Some(root) = std::env::var_os(ROOT) {
+        return child(Path::new(&root)).await;
+    }
     for point in Point::ALL {
         let mut times = 0;
         while let Some((_dir, root, step)) = crashed(*point, times) {
