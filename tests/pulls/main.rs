@@ -15,6 +15,8 @@ mod manifests;
 mod naming;
 mod operator;
 mod overload;
+mod ranges;
+mod resume;
 mod scrub;
 mod space;
 mod stale;
