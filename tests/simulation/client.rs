@@ -238,7 +238,9 @@ impl Client {
                 let len = self.catalogue.content(digest).len() as u64;
                 let wrong = answer.size.is_some_and(|size| size != len);
                 // Before it is verified, a size is what upstream says.
-                if wrong && !self.registry.any(digest, Fault::wastes) {
+                let misled =
+                    || self.registry.misled(digest) || self.registry.any(digest, Fault::wastes);
+                if wrong && !misled() {
                     return broken(Rule::RightBytes, format!("{what}: {:?} bytes", answer.size));
                 }
                 Ok(())

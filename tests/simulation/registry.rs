@@ -1,7 +1,7 @@
 //! The simulated registry: behind the seam to the network, with the behaviour that the seed gave
 //! to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,6 +52,8 @@ struct State {
     /// How often each thing was asked for.
     asked: BTreeMap<String, u64>,
     transfers: Vec<Transfer>,
+    /// Blobs whose HEAD was answered with the size of something else.
+    misled: BTreeSet<Digest>,
     /// In place of the weather: what goes wrong with every request, if anything.
     always: Option<Option<Fault>>,
 }
@@ -74,6 +76,11 @@ impl Registry {
     /// Every transfer of a blob so far.
     pub(crate) fn transfers(&self) -> Vec<Transfer> {
         self.0.lock().transfers.clone()
+    }
+
+    /// Whether HEAD told a wrong size of that blob.
+    pub(crate) fn misled(&self, digest: &Digest) -> bool {
+        self.0.lock().misled.contains(digest)
     }
 
     /// Whether a transfer of that blob went wrong in such a way.
@@ -158,6 +165,7 @@ impl Transport for Registry {
             }
             Some(Fault::Garbage) if request.method == Method::HEAD => {
                 note("200".into());
+                shared.lock().misled.extend(found.map(|found| found.digest));
                 return Ok(page(false));
             }
             Some(Fault::Garbage) => {

@@ -41,7 +41,7 @@ const GONE: Duration = Duration::from_secs(3_600);
 const TICK: Duration = ms(250);
 
 /// A step of time, where somebody has to move it.
-const STEP: Duration = ms(10);
+const STEP: Duration = ms(40);
 
 /// Room in a store that has enough, and in one that has not, in bytes.
 const ROOM: u64 = 256 << 20;
