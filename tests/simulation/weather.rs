@@ -90,6 +90,8 @@ impl fmt::Display for Outage {
 /// How an endpoint is, whatever the weather.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nature {
+    /// Whether every second blob that it sends is wrong, in any weather but the calm.
+    pub(crate) lies: bool,
     /// Whether it names its content by an entity tag.
     pub(crate) has_etag: bool,
     /// How long it takes to answer, in milliseconds.
@@ -122,6 +124,7 @@ impl Forecast {
         ]);
         let endpoints = (0..dice.within(1..4))
             .map(|_| Nature {
+                lies: weather != Weather::Calm && dice.chance(20),
                 has_etag: dice.chance(70),
                 latency_ms: dice.within(1..300),
                 pace_ms: dice.within(1..200),
@@ -171,6 +174,11 @@ impl Forecast {
             return Some(outage.fault);
         }
         let mut dice = Dice::new(self.seed, format_args!("fault {endpoint} {what} {nth}"));
+        let is_blob = what.starts_with("GET ") && what.contains("/blobs/");
+        if is_blob && self.endpoints[endpoint].lies && dice.chance(50) {
+            let at = dice.within(0..len.max(1));
+            return Some(*dice.pick(&[Fault::Flipped(at), Fault::Changed]));
+        }
         let percent = match self.weather {
             Weather::Calm => 0,
             Weather::Breezy => 8,
