@@ -82,7 +82,11 @@ impl<'a> Weather<'a> {
                 upstream.down();
                 self.is_down[which] = true;
             }
-            1 => upstream.drop_connections(),
+            1 => {
+                // Who closes connections while it accepts new ones is never done.
+                upstream.down();
+                upstream.up();
+            }
             _ if self.faults == FAULTS_MAX => {
                 self.upstreams.0.iter().for_each(FaultyUpstream::clear_faults);
                 self.faults = 0;
