@@ -1,6 +1,5 @@
 //! `cargo xtask acceptance`: the promises that take minutes to check.
 
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,8 +42,7 @@ pub(crate) fn run(args: &AcceptanceArgs) -> Result<bool> {
     programs::check(&[DOCKER_REGISTRY])?;
     let built = programs::build_pierhead()?;
     let binary = built.program();
-    let random = || std::hash::RandomState::new().build_hasher().finish();
-    let seed = args.seed.unwrap_or_else(random);
+    let seed = args.seed.unwrap_or_else(crate::random_seed);
     println!("machine: {}", programs::machine());
     println!("repeat the herds with: cargo xtask acceptance --seed {seed}");
     let mut checks = Checks::default();

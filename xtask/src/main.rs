@@ -13,10 +13,12 @@ mod process;
 mod programs;
 mod relay;
 mod report;
+mod soak;
 mod space;
 mod streams;
 mod warm;
 
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -52,6 +54,15 @@ enum Command {
     /// random through a cap of 500 MB, and again from a file system of 10 MB. Fails if a promise is
     /// not kept. Needs docker-registry, the right to mount, and about five minutes.
     Acceptance(AcceptanceArgs),
+    /// Holds Pierhead in bad weather for a long time, and reports what leaks
+    ///
+    /// Twelve clients pull, read ranges, read slowly and go away, through a store that holds half
+    /// of what they want, from two upstreams that reset, stall, lie, refuse and vanish. In the
+    /// first half of the time the process is killed and restarted now and then. Memory, files,
+    /// threads, tasks, spool, store and write-ahead log are sampled. Fails if something grows in
+    /// the second half, if something is left when the clients are gone, if the store's cap is
+    /// broken, or if any answer was wrong. Needs nothing but this machine.
+    Soak(soak::SoakArgs),
 }
 
 /// Choices of `bench`.
@@ -80,10 +91,16 @@ pub(crate) struct AcceptanceArgs {
     only: Option<String>,
 }
 
+/// A seed for whoever does not name one.
+pub(crate) fn random_seed() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
+        Command::Soak(args) => soak::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -87,6 +87,11 @@ impl Log {
         self.changed.send_replace(());
     }
 
+    pub(super) fn clear(&self) {
+        self.entries.lock().unwrap().clear();
+        self.changed.send_replace(());
+    }
+
     pub(super) fn snapshot(&self) -> Vec<Entry> {
         self.entries.lock().unwrap().clone()
     }

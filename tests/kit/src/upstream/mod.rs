@@ -467,6 +467,12 @@ impl FaultyUpstream {
         self.state.log.snapshot()
     }
 
+    /// Forgets all requests so far. Those that are not over yet are noted under the number of
+    /// others from here on: for who lets it run for hours, and does not look at the log.
+    pub fn forget_log(&self) {
+        self.state.log.clear();
+    }
+
     /// How many requests of that method had a path that contains `path_contains`. An empty method
     /// is any.
     pub fn count(&self, method: &str, path_contains: &str) -> usize {

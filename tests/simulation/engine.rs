@@ -1,0 +1,160 @@
+//! The system under test: the engine over the simulated registry and stores in memory. The only
+//! file here that knows how it is put together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pierhead::background::Tasks;
+use pierhead::clock::Clock;
+use pierhead::hooks::{AllowAll, Client, Context};
+use pierhead::oci::Digest;
+use pierhead::pull::metrics::PullMetrics;
+use pierhead::pull::settings::{FillSettings, TagSettings};
+use pierhead::pull::{BlobAnswer, BlobWant, Parts, PullError, Puller, Site};
+use pierhead::scope::Scope;
+use pierhead::store::blob::MemoryBlobs;
+use pierhead::store::meta::MemoryMeta;
+use pierhead::store::{BlobStore as _, Hot, HotOptions, NoUses};
+use pierhead::upstream::settings::UpstreamSettings;
+use pierhead::upstream::{LoopId, Metrics, StaticCredentials, Upstream, UpstreamParts};
+
+use crate::catalogue::UPSTREAM;
+use crate::model::Left;
+use crate::registry::Registry;
+use crate::store::Blobs;
+use crate::trace::ms;
+
+/// Fills use threads of their own, which are not told by the seed when to run, and which stop the
+/// paused clock for as long as they run: then somebody has to move it.
+pub(crate) const USES_THREADS: bool = true;
+
+/// How long clients wait for an answer to begin.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+
+/// What outlives the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    pub(crate) blobs: Blobs,
+    meta: MemoryMeta,
+}
+
+impl Disk {
+    /// An empty one with room for that many bytes.
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Self { blobs: Blobs(MemoryBlobs::new(bytes_max)), meta: MemoryMeta::default() }
+    }
+}
+
+/// One life of the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine {
+    pub(crate) puller: Puller,
+    pub(crate) context: Context,
+    disk: Disk,
+    metrics: prometheus::Registry,
+}
+
+impl Engine {
+    /// Starts it over what is on the disk.
+    pub(crate) fn start(
+        disk: &Disk,
+        registry: &Registry,
+        endpoints: usize,
+        tag_ttl: Duration,
+        clock: &Clock,
+    ) -> Self {
+        let metrics = prometheus::Registry::new();
+        let tasks = Tasks::new(&metrics).expect("a fresh registry");
+        let settings = UpstreamSettings {
+            name: UPSTREAM.parse().expect("a name"),
+            endpoints: (0..endpoints)
+                .map(|n| format!("http://e{n}.{UPSTREAM}").parse().expect("a URL"))
+                .collect(),
+            credentials: None,
+            auth_hosts: Vec::new(),
+            redirect_hosts: Vec::new(),
+            ca_file: None,
+            proxy: None,
+            connect_timeout: ms(5_000),
+            header_timeout: ms(6_000),
+            silence_timeout: ms(10_000),
+        };
+        let upstream = Upstream::new(
+            &settings,
+            UpstreamParts {
+                transport: Arc::new(registry.clone()),
+                credentials: Arc::new(StaticCredentials::new(None)),
+                clock: clock.clone(),
+                tasks: tasks.clone(),
+                metrics: Metrics::new(&metrics).expect("a fresh registry"),
+                id: LoopId::new("simulation").expect("an id"),
+            },
+        );
+        let tags = TagSettings { tag_ttl, absent_ttl: ms(10_000) };
+        let site = Site { upstream, tags, has_credentials: false };
+        let puller = Puller::new(Parts {
+            sites: HashMap::from([(settings.name, site)]),
+            blobs: Arc::new(disk.blobs.clone()),
+            meta: Arc::new(disk.meta.clone()),
+            hot: Hot::new(HotOptions::default()),
+            hooks: Arc::new(AllowAll),
+            uses: Arc::new(NoUses),
+            fill: FillSettings {
+                concurrent_max: 64,
+                private_max: 64,
+                blob_bytes_max: 1 << 30,
+                serve_unverified_ranges: true,
+                condemned_for: ms(60_000),
+                answer_within: ANSWER_WITHIN,
+            },
+            clock: clock.clone(),
+            tasks,
+            metrics: PullMetrics::new(&metrics).expect("a fresh registry"),
+        });
+        let client =
+            Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), encrypted: false, user_agent: None };
+        let context = Context { request_id: "simulation".to_owned(), client, identity: None };
+        Self { puller, context, disk: disk.clone(), metrics }
+    }
+
+    /// Asks for a blob, as the HTTP side does.
+    pub(crate) async fn blob(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        want: BlobWant,
+    ) -> Result<BlobAnswer, PullError> {
+        self.puller.blob(scope, digest, want).await
+    }
+
+    /// What is at work, and takes room.
+    pub(crate) async fn left(&self) -> Left {
+        let room = self.disk.blobs.room().await.expect("memory has room to tell of");
+        let parked = self.disk.blobs.parked().await.expect("memory knows what is parked");
+        let parked: u64 = parked.iter().map(|parked| parked.allocated).sum();
+        Left {
+            fills: self.puller.fills().len(),
+            followers: self.gauge("pierhead_fill_followers").values().sum(),
+            tasks: self.gauge("pierhead_tasks_running"),
+            reserved: room.reserved.saturating_sub(parked),
+        }
+    }
+
+    /// What a gauge has that is not zero, by its labels.
+    fn gauge(&self, name: &str) -> BTreeMap<String, i64> {
+        let families = self.metrics.gather();
+        let samples = families.iter().filter(|family| family.name() == name);
+        samples
+            .flat_map(|family| family.get_metric())
+            .map(|metric| {
+                let labels: Vec<&str> =
+                    metric.get_label().iter().map(|label| label.value()).collect();
+                #[expect(clippy::cast_possible_truncation, reason = "a gauge of whole numbers")]
+                (labels.join(","), metric.get_gauge().get_value() as i64)
+            })
+            .filter(|(_, value)| *value != 0)
+            .collect()
+    }
+}
