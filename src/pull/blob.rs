@@ -293,7 +293,13 @@ impl Puller {
             joined += 1;
             let is_ours = flight.led_by == *scope;
             match Follower::ready(flight, demand).await {
-                Ok(follower) => break (follower, outcome),
+                Ok(mut follower) => {
+                    if strict {
+                        // Also in a flight that began before its digest was condemned.
+                        follower.distrust();
+                    }
+                    break (follower, outcome);
+                }
                 // What upstream refused to another repository it may give to this one.
                 Err(FillError::Upstream(_)) if !is_ours && joined < FLIGHTS_JOINED_MAX => {}
                 Err(error) => return Err(error.into()),

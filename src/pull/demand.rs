@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::follow::HOLD_BACK_BYTES;
 use crate::oci::{ByteRanges, RangeSpec, Resolved};
 use crate::spans::Spans;
 
@@ -111,10 +112,10 @@ impl Demands {
         state.total = total;
         if total.is_some() {
             state.resolve();
-        } else {
-            // Nobody can say where a range of it ends: everybody gets the whole.
-            state.whole = true;
         }
+        // Without a size nobody can say where a range of it ends, and nothing of a small blob is
+        // seen before all of it is verified.
+        state.whole |= total.is_none_or(|total| total <= HOLD_BACK_BYTES);
     }
 
     /// All of it is to be fetched.
@@ -201,6 +202,12 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// It can use nothing before all of it is there.
+    pub fn wants_whole(&self) {
+        self.demands.want_whole();
+        self.demands.poke();
+    }
+
     /// It waits for the bytes at the beginning of `span`, and will read on to its end.
     pub fn waits_for(&self, span: Range<u64>) {
         let mut state = self.demands.lock();
@@ -262,11 +269,21 @@ mod tests {
     #[test]
     fn half_of_it_in_pieces_is_the_whole() {
         let demands = Arc::new(Demands::default());
-        demands.has_size(Some(100));
-        drop(demands.reader(ranges("bytes=0-39")));
+        demands.has_size(Some(100_000));
+        drop(demands.reader(ranges("bytes=0-39999")));
         assert!(!demands.wishes().whole);
-        drop(demands.reader(ranges("bytes=90-99")));
+        drop(demands.reader(ranges("bytes=90000-99999")));
         assert!(demands.wishes().whole);
+    }
+
+    #[test]
+    fn of_a_small_blob_everything_is_needed_to_verify_it() {
+        for range in ["bytes=-47", "bytes=40000-40010", "bytes=70000-70001"] {
+            let demands = Arc::new(Demands::default());
+            let _reader = demands.reader(ranges(range));
+            demands.has_size(Some(60_000));
+            assert!(demands.wishes().whole, "{range}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -288,9 +305,9 @@ mod tests {
     #[test]
     fn what_lies_behind_the_end_wants_nothing() {
         let demands = Arc::new(Demands::default());
-        let _reader = demands.reader(ranges("bytes=500-600"));
-        assert_eq!(demands.first_need(), FirstNeed::Span(500..601));
-        demands.has_size(Some(100));
+        let _reader = demands.reader(ranges("bytes=500000-500600"));
+        assert_eq!(demands.first_need(), FirstNeed::Span(500_000..500_601));
+        demands.has_size(Some(100_000));
         let wishes = demands.wishes();
         assert!(!wishes.whole && wishes.asked.is_empty());
     }

@@ -10,11 +10,11 @@ use super::clients::FillPlace;
 use super::condemned::Condemned;
 use super::demand::FirstNeed;
 use super::fill::{Begun, Fill};
-use super::flight::{Content, FillError, FlightKey, Passing, Permit};
+use super::flight::{Content, FillError, Passing, Permit};
 use super::lane::Source;
 use super::links::Links;
 use super::metrics::PullMetrics;
-use super::plan::{GRAIN_BYTES, SEGMENT_MIN_BYTES, segment_of};
+use super::plan::{SEGMENT_MIN_BYTES, segment_of, whole_grains};
 use super::private::Refetch;
 use super::ring::{RING_BYTES_MAX, Ring};
 use super::settings::FillSettings;
@@ -24,7 +24,7 @@ use crate::oci::{Digest, Verified};
 use crate::scope::Scope;
 use crate::spans::Spans;
 use crate::store::hot::HOT_BLOB_BYTES_MAX;
-use crate::store::{Blob, BlobStore, Expect, Recorded, Spool, SpoolKey, StoreError, Uses};
+use crate::store::{Blob, BlobStore, Expect, Recorded, Spool, StoreError, Uses};
 use crate::telemetry::{Cause, Span};
 use crate::upstream::{BlobPart, ErrorKind, Failure, Upstream, UpstreamError};
 
@@ -149,6 +149,10 @@ impl Fetcher {
         };
         match landed {
             Landed::Stored(blob) => {
+                // A spool that was in use when this fill began may have been left since.
+                if let Err(error) = self.blobs.remove_parked(&permit.key().spool()).await {
+                    tracing::warn!(%scope, %digest, %error, "a spool of a stored blob stays");
+                }
                 self.metrics.fill_ended("stored");
                 self.uses.came_from(&digest, &scope.upstream);
                 span.set(RESULT, || "stored");
@@ -214,7 +218,7 @@ impl Fetcher {
         refetch: &Arc<Refetch>,
     ) -> Result<Opened, FillError> {
         let Source { upstream, scope, digest } = source;
-        let (mut spool, no_spool) = match self.spool(permit).await {
+        let (mut spool, mut no_spool) = match self.spool(permit).await {
             Ok(spool) => (Some(spool), None),
             Err(error) => (None, Some(error)),
         };
@@ -226,6 +230,10 @@ impl Fetcher {
         }
         let mut begun = self.ask(source, known.or(size_hint), &landed, permit).await?;
         if begun.total.is_none() {
+            // What the part that is here was part of.
+            begun.total = known;
+        }
+        if begun.total.is_none() {
             // Clients resume and show progress by size: ask for it once more before doing without.
             match upstream.head_blob(&scope.repo, digest).await {
                 Ok(head) => begun.total = head.size,
@@ -236,7 +244,8 @@ impl Fetcher {
         if begun.total.is_some_and(|size| size > max) {
             return Err(FillError::TooLarge { max });
         }
-        if !landed.is_empty() && begun.total != known {
+        let differs = known.is_some_and(|known| begun.total != Some(known));
+        if differs || begun.total.is_some_and(|total| landed.end() > total) {
             tracing::warn!(
                 %scope, %digest, before = known, now = begun.total,
                 "upstream announces another size than for the part that is here: that is not used"
@@ -244,7 +253,10 @@ impl Fetcher {
             if let Some(spool) = spool.take() {
                 let _ = self.settings.offload.run(move || spool.discard()).await;
             }
-            spool = Some(self.spool(permit).await?);
+            (spool, no_spool) = match self.spool(permit).await {
+                Ok(spool) => (Some(spool), None),
+                Err(error) => (None, Some(error)),
+            };
             landed = Spans::new();
             begun.first = None;
         }
@@ -294,8 +306,7 @@ impl Fetcher {
 
     /// What an earlier fill left, or a new spool.
     async fn spool(&self, permit: &Permit) -> Result<Box<dyn Spool>, StoreError> {
-        let FlightKey { upstream, digest } = permit.key().clone();
-        let key = SpoolKey { upstream, digest };
+        let key = permit.key().spool();
         if permit.is_strict() {
             // What was left may be what was wrong.
             self.blobs.remove_parked(&key).await?;
@@ -322,7 +333,7 @@ impl Fetcher {
         let end = size.unwrap_or(u64::MAX);
         let (from, until) = match need {
             FirstNeed::From(from) => (from, end),
-            FirstNeed::Span(span) => (span.start, span.end.next_multiple_of(GRAIN_BYTES).min(end)),
+            FirstNeed::Span(span) => (span.start, whole_grains(span.end).min(end)),
             // Without a size there are no last bytes to ask for.
             FirstNeed::Last(_) if size.is_none() => (0, end),
             FirstNeed::Last(len) => (end.saturating_sub(len), end),
@@ -333,7 +344,7 @@ impl Fetcher {
         }
         let proven = |size| Begun { total: size, landed: Spans::new(), first: None };
         let Some(gap) = gap else {
-            return Ok(proven(upstream.head_blob(&scope.repo, digest).await?.size.or(size)));
+            return Ok(proven(upstream.head_blob(&scope.repo, digest).await?.size));
         };
         let parallel_above = self.settings.parallel_above;
         let segment = match size {
@@ -350,14 +361,19 @@ impl Fetcher {
         };
         match upstream.get_blob(&scope.repo, digest, &part).await {
             Ok(body) => {
-                let until = until.min(body.size.unwrap_or(u64::MAX));
+                let total = body.size;
+                let until = match total {
+                    Some(total) => until.min(total),
+                    // Without a size only upstream knows where the whole ends.
+                    None if is_whole || body.is_range_ignored => u64::MAX,
+                    None => until,
+                };
                 let first = (gap.start < until).then_some((body, gap.start..until));
-                let total = first.as_ref().map_or(size, |(body, _)| body.size);
                 Ok(Begun { total, landed: Spans::new(), first })
             }
             // The part begins behind the end: whoever wanted it is going to be told the size.
             Err(UpstreamError { failure: Failure::UnexpectedStatus { status: 416 }, .. })
-                if gap.start > 0 =>
+                if !is_whole =>
             {
                 Ok(proven(upstream.head_blob(&scope.repo, digest).await?.size))
             }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::flight::Permit;
+use super::flight::{FillError, Permit};
 use super::lane::{Lane, LaneError, LaneState, Source};
 use super::metrics::PullMetrics;
 use super::pace::Pace;
@@ -31,8 +31,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// A fill that nobody reads is finished if less than this is lacking, in bytes.
 pub const FINISH_BELOW_BYTES: u64 = 256 << 20;
 
-/// How often an upstream that announces another size is asked again.
-const CHANGES_MAX: u32 = 3;
+/// Upstream works again when so much has come, in bytes: one that resets after every byte is not to
+/// be asked all the time.
+const PROGRESS_BYTES: u64 = 64 * 1024;
 
 /// What is known before the first transfer, and the transfer that upstream began already.
 #[derive(Debug)]
@@ -64,7 +65,6 @@ pub struct Fill<'a> {
     /// Upstream sends no ranges, or the blob passes through memory.
     sequential: bool,
     is_passing: bool,
-    changes: u32,
     landed_before: u64,
     unread_since: Option<Instant>,
     is_stopping: bool,
@@ -105,10 +105,9 @@ impl<'a> Fill<'a> {
             etag: None,
             retry: Retry::new(settings.retry_for, seed),
             pace: Pace::new(settings.connections),
-            // What cannot be asked for by its end cannot be asked for in parts.
-            sequential: begun.total.is_none(),
-            is_passing: false,
-            changes: 0,
+            // What has no known end, or passes through memory, cannot be asked for in parts.
+            sequential: begun.total.is_none() || permit.passing_from().is_some(),
+            is_passing: permit.passing_from().is_some(),
             landed_before: 0,
             unread_since: None,
             is_stopping: false,
@@ -198,10 +197,9 @@ impl<'a> Fill<'a> {
             }
         }
         let landed = self.permit.landed_bytes();
-        if landed > self.landed_before {
+        if landed.saturating_sub(self.landed_before) >= PROGRESS_BYTES {
             self.landed_before = landed;
             self.retry.landed();
-            self.changes = 0;
         }
     }
 
@@ -263,6 +261,8 @@ impl<'a> Fill<'a> {
     /// A transfer has ended: as it should, or it has to be continued.
     fn ended(&mut self, end: LaneEnd, now: Instant) -> Result<(), Arrival> {
         let LaneEnd { state, from, etag, result } = end;
+        // It may have learned something since the last look.
+        self.look_at_lanes();
         let Some(index) = self.running.iter().position(|lane| Arc::ptr_eq(lane, &state)) else {
             // One that was given up meanwhile.
             return Ok(());
@@ -270,7 +270,7 @@ impl<'a> Fill<'a> {
         self.running.remove(index);
         let (at, until) = (state.at(), state.until());
         self.claimed.remove(at..until);
-        if at > from {
+        if at - from >= PROGRESS_BYTES {
             self.retry.landed();
         }
         match (&etag, &self.etag) {
@@ -294,21 +294,18 @@ impl<'a> Fill<'a> {
         self.metrics.broke_off();
         self.permit.activity().broke_off();
         self.pace.broke_off();
-        let (given_up, why) = match &error {
-            LaneError::Upstream(error) => {
-                (self.retry.failed(error, now).is_err(), error.to_string())
-            }
-            LaneError::Changed { promised, actual } => {
-                self.changes += 1;
-                let given_up = self.changes > CHANGES_MAX;
-                (given_up, format!("it has {actual} bytes now, and had {promised}"))
-            }
+        let retried = match &error {
+            LaneError::Upstream(error) => self.retry.failed(error, now),
+            LaneError::Changed { .. } => self.retry.contradicted(now),
         };
+        // What others still bring is not given up for one that is refused.
+        let given_up = retried.is_err() && self.running.is_empty();
+        let why = FillError::from(error.clone());
         tracing::info!(
             scope = %self.source.scope, digest = %self.source.digest, at, given_up, %why,
             "a transfer broke off"
         );
-        if given_up { Err(Arrival::Failed(error.into())) } else { Ok(()) }
+        if given_up { Err(Arrival::Failed(why)) } else { Ok(()) }
     }
 
     /// Whether nobody reads any more, for so long that the rest can wait for somebody who does.

@@ -18,7 +18,7 @@ use super::ring::Ring;
 use crate::oci::{Digest, Mismatch};
 use crate::scope::{Scope, UpstreamName};
 use crate::spans::Spans;
-use crate::store::{ReadAt, StoreError};
+use crate::store::{ReadAt, SpoolKey, StoreError};
 use crate::upstream::UpstreamError;
 
 /// What makes two requests for a blob the same fill.
@@ -34,6 +34,11 @@ impl FlightKey {
     /// The flight that brings `digest` to `scope`.
     pub fn new(scope: &Scope, digest: &Digest) -> Self {
         Self { upstream: scope.upstream.clone(), digest: *digest }
+    }
+
+    /// Whose spool its fill has.
+    pub fn spool(&self) -> SpoolKey {
+        SpoolKey { upstream: self.upstream.clone(), digest: self.digest }
     }
 }
 

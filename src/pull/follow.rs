@@ -104,6 +104,13 @@ impl BlobReader {
         }
     }
 
+    /// Allows nothing to be read before it is verified.
+    pub fn trust_nothing(&mut self) {
+        if let Self::Growing(follower) = self {
+            follower.distrust();
+        }
+    }
+
     /// Whether bytes may be handed out that are not verified yet.
     pub const fn hands_out_unverified(&self) -> bool {
         matches!(self, Self::Growing(Follower { trust: Trust::Unverified, .. }))
@@ -225,6 +232,13 @@ impl Follower {
     /// The blob's size in bytes, where it is known.
     pub const fn size(&self) -> Option<u64> {
         self.size
+    }
+
+    /// Reads nothing before it is verified.
+    pub fn distrust(&mut self) {
+        self.trust = Trust::Strict;
+        // Only all of it can be verified.
+        self.demand.wants_whole();
     }
 
     async fn read(&mut self, span: Range<u64>) -> Result<Option<Bytes>, ReadError> {

@@ -132,13 +132,18 @@ fn fetch(view: &View<'_>, within: Range<u64>, wanted_end: u64) -> Option<Step> {
     let total = within.end;
     let gap = view.claimed.first_gap(within)?;
     let wanted_end = if view.wishes.whole { total } else { wanted_end };
-    let wanted_end = wanted_end.max(gap.start + 1).next_multiple_of(GRAIN_BYTES);
+    let wanted_end = whole_grains(wanted_end.max(gap.start + 1));
     let end = gap.end.min(wanted_end).min(gap.start.saturating_add(segment(view, total)));
     Some(Step::Fetch(gap.start..end))
 }
 
+/// The end of the grain in which `end` lies.
+pub fn whole_grains(end: u64) -> u64 {
+    end.checked_next_multiple_of(GRAIN_BYTES).unwrap_or(u64::MAX)
+}
+
 /// How much one request asks for.
-pub fn segment(view: &View<'_>, total: u64) -> u64 {
+fn segment(view: &View<'_>, total: u64) -> u64 {
     segment_of(total, view.wishes.in_parts, view.parallel_above)
 }
 

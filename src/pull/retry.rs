@@ -51,13 +51,27 @@ impl Retry {
     /// # Errors
     /// When it is of no use to try again.
     pub fn failed(&mut self, error: &UpstreamError, now: Instant) -> Result<(), GiveUp> {
-        self.failures += 1;
-        let since = *self.since.get_or_insert(now);
         if error.kind() == ErrorKind::Abandoned {
             return Err(GiveUp);
         }
         let asked = error.failure.retry_after().unwrap_or_default();
-        if is_answer(error.kind()) {
+        self.again(asked, is_answer(error.kind()), now)
+    }
+
+    /// Upstream's answer contradicts an earlier one.
+    ///
+    /// # Errors
+    /// When it is of no use to try again.
+    pub fn contradicted(&mut self, now: Instant) -> Result<(), GiveUp> {
+        self.again(Duration::ZERO, true, now)
+    }
+
+    fn again(&mut self, asked: Duration, is_answer: bool, now: Instant) -> Result<(), GiveUp> {
+        self.failures += 1;
+        let since = *self.since.get_or_insert(now);
+        // Whatever is tried next, it is not tried at once.
+        self.not_before = Some(now + self.wait().max(asked));
+        if is_answer {
             self.answers += 1;
             if self.answers > ANSWERS_MAX {
                 return Err(GiveUp);
@@ -67,7 +81,6 @@ impl Retry {
         if not_before.duration_since(since) > self.patience {
             return Err(GiveUp);
         }
-        self.not_before = Some(not_before);
         Ok(())
     }
 

@@ -65,6 +65,8 @@ impl Registry {
                 Ranges::Some { spans, bounded } => {
                     if bounded && self.puller.serves_unverified_ranges() {
                         reader.trust_landed();
+                    } else if bounded {
+                        reader.trust_nothing();
                     }
                     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                     partial(response.headers_mut(), &spans, size, digest)
