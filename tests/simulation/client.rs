@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use pierhead::http::body::{Body, Piece, Transfer};
 use pierhead::oci::{ByteRanges, ByteSpan, Digest, RangeSpec, Reference, Resolved, Tag};
-use pierhead::pull::{BlobAnswer, BlobWant, ManifestWant, Outcome};
+use pierhead::pull::{BlobAnswer, BlobWant, ManifestWant, Outcome, Wanted};
 use pierhead::scope::Scope;
 use pierhead::store::BlobStore as _;
 use tokio::time::timeout;
@@ -263,8 +263,12 @@ impl Client {
         let what = short(&format!("GET {} {digest}", scope.repo));
         let what = range.map_or(what.clone(), |range| format!("{what} {range}"));
         let cached = self.is_cached(scope, [*digest]).await;
-        let answer =
-            timeout(ANSWER_WITHIN + GRACE, self.engine.blob(scope, digest, BlobWant::Content));
+        let wanted = match range.and_then(ByteRanges::parse) {
+            None => Wanted::Whole,
+            Some(ranges) => Wanted::Ranges(ranges),
+        };
+        let answer = self.engine.blob(scope, digest, BlobWant::Content(wanted));
+        let answer = timeout(ANSWER_WITHIN + GRACE, answer);
         if manner.leaves_after == Some(0) {
             // It changes its mind while it waits.
             let left = timeout(manner.pause, answer).await.is_err();
@@ -337,7 +341,9 @@ impl Client {
         };
         let metrics = self.engine.puller.metrics().clone();
         let reading = answer.reading;
-        let mut body = Body::pieces(Transfer { reader, pieces, mapped: false, reading, metrics });
+        let (mapped, memory) = (false, None);
+        let transfer = Transfer { reader, pieces, mapped, reading, metrics, memory };
+        let mut body = Body::pieces(transfer);
         // Where the bytes stand that come.
         let mut expected = spans
             .clone()

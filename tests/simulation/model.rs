@@ -15,7 +15,7 @@ use pierhead::scope::Scope;
 use crate::registry::Transfer;
 
 /// Whether a transfer that broke off is continued where it was, and not begun anew.
-pub(crate) const RESUMES: bool = false;
+pub(crate) const RESUMES: bool = true;
 
 /// The rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,8 +170,12 @@ pub(crate) struct Left {
     pub(crate) followers: i64,
     /// By kind.
     pub(crate) tasks: BTreeMap<String, i64>,
+    /// What is inside of gates, by their limit.
+    pub(crate) limits: BTreeMap<String, i64>,
     /// Room that is taken by no blob and no parked spool, in bytes.
     pub(crate) reserved: u64,
+    /// What is parked of blobs that are stored whole.
+    pub(crate) useless: Vec<Digest>,
 }
 
 /// Judges what is left.

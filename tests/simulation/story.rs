@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::catalogue::Catalogue;
 use crate::client::{Client, Errand, Manner};
 use crate::dice::Dice;
-use crate::engine::{Disk, Engine, USES_THREADS};
+use crate::engine::{Disk, Engine, TagTimes};
 use crate::model::{Broken, Left, Model, no_panics, nothing_left};
 use crate::registry::{Registry, short};
 use crate::trace::{Tally, Trace, ms, wait};
@@ -39,9 +39,6 @@ const GONE: Duration = Duration::from_secs(3_600);
 
 /// How often the wall clock is set by the simulated time.
 const TICK: Duration = ms(250);
-
-/// A step of time, where somebody has to move it.
-const STEP: Duration = ms(40);
 
 /// Room in a store that has enough, and in one that has not, in bytes.
 const ROOM: u64 = 256 << 20;
@@ -77,7 +74,7 @@ struct Story {
     errands: Vec<(Duration, Errand)>,
     events: Vec<(Duration, Event)>,
     crashes: Vec<Duration>,
-    tag_ttl: Duration,
+    tag_times: TagTimes,
     is_tight: bool,
 }
 
@@ -112,10 +109,14 @@ impl Story {
         let crashes = if dice.chance(40) { dice.within(1..3) } else { 0 };
         let mut crashes: Vec<Duration> = (0..crashes).map(|_| ms(dice.within(1..span))).collect();
         crashes.sort_unstable();
-        let tag_ttl = Duration::from_secs(*dice.pick(&[0, 5, 60]));
+        let tag_times = TagTimes {
+            ttl: Duration::from_secs(*dice.pick(&[0, 5, 60])),
+            while_revalidate: Duration::from_secs(*dice.pick(&[0, 0, 30])),
+            refresh_ahead: Duration::from_secs(*dice.pick(&[0, 0, 100])),
+        };
         let is_tight = dice.chance(12);
         let catalogue = Arc::new(catalogue);
-        Self { seed, catalogue, forecast, errands, events, crashes, tag_ttl, is_tight }
+        Self { seed, catalogue, forecast, errands, events, crashes, tag_times, is_tight }
     }
 }
 
@@ -219,7 +220,10 @@ fn live(story: &Story, trace: &Trace) -> Result<(), Broken> {
             trace.end();
             lived
         });
-        // Whatever was going on is gone in the middle of it.
+        // Whatever was going on is gone in the middle of it: what is dropped parks nothing.
+        if end.is_some() {
+            world.disk.blobs.0.crash();
+        }
         drop(runtime);
         lived?;
         if end.is_some() {
@@ -261,7 +265,8 @@ impl World<'_> {
         let began = self.trace.now();
         let endpoints = self.story.forecast.endpoints.len();
         let (story, clock) = (self.story, &self.clock);
-        let engine = Engine::start(&self.disk, &self.registry, endpoints, story.tag_ttl, clock);
+        let how = (story.tag_times, story.seed);
+        let engine = Engine::start(&self.disk, &self.registry, endpoints, how, clock);
         let mut tickers = JoinSet::new();
         let clock = self.clock.clone();
         tickers.spawn(async move {
@@ -270,9 +275,6 @@ impl World<'_> {
                 clock.advance(TICK);
             }
         });
-        if USES_THREADS {
-            tickers.spawn(drive());
-        }
         let mut events: Vec<_> = story
             .events
             .iter()
@@ -397,17 +399,5 @@ impl World<'_> {
             }
             wait(Duration::from_secs(1)).await;
         }
-    }
-}
-
-/// Moves the paused clock, which stands still for as long as there are threads at work. Every step
-/// gives them a moment.
-async fn drive() {
-    loop {
-        for _ in 0..4 {
-            tokio::task::yield_now().await;
-        }
-        std::thread::park_timeout(Duration::from_micros(20));
-        tokio::time::advance(STEP).await;
     }
 }

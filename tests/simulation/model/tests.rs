@@ -127,7 +127,9 @@ fn what_is_left_is_found() {
         Left { fills: 1, ..none() },
         Left { followers: 1, ..none() },
         Left { reserved: 1, ..none() },
+        Left { useless: vec![digest()], ..none() },
         Left { tasks: BTreeMap::from([("fill".to_owned(), 1)]), ..none() },
+        Left { limits: BTreeMap::from([("followers".to_owned(), 1)]), ..none() },
     ] {
         breaks(Rule::NothingLeft, nothing_left(&left));
     }
