@@ -37,6 +37,10 @@ const LATER: Duration = Duration::from_secs(2 * 3_600);
 /// For how long upstream is gone at the end.
 const GONE: Duration = Duration::from_secs(3_600);
 
+/// How long it takes until every endpoint is asked again, whatever it did: longer than any of them
+/// is left alone.
+const RESTED: Duration = Duration::from_secs(120);
+
 /// How often the wall clock is set by the simulated time.
 const TICK: Duration = ms(250);
 
@@ -250,6 +254,7 @@ impl World<'_> {
     fn client(&self, name: String, engine: &Engine, is_well: bool) -> Client {
         Client {
             name,
+            thinks: ms(1),
             engine: engine.clone(),
             disk: self.disk.clone(),
             registry: self.registry.clone(),
@@ -324,7 +329,8 @@ impl World<'_> {
             if is_done(&self.done) || end.is_some_and(|end| *at >= end) {
                 continue;
             }
-            let client = self.client(format!("c{number}"), engine, false);
+            let mut client = self.client(format!("c{number}"), engine, false);
+            client.thinks = ms(1 + number as u64);
             let (done, errand) = (Arc::clone(&self.done), errand.clone());
             let wait_for = at.saturating_sub(began);
             clients.spawn(async move {
@@ -360,12 +366,18 @@ impl World<'_> {
         self.rest(engine).await?;
         self.trace.note("upstream is well".to_owned());
         self.registry.set_all(None);
+        wait(RESTED).await;
         self.clock.advance(LATER);
+        // An endpoint that failed is asked once before it is asked by everybody.
+        let knock = self.story.catalogue.repositories[0].tags.keys().next().expect("a tag").clone();
+        let knock = Errand::Tag { repository: 0, tag: knock, head_first: true };
+        self.client("knock".to_owned(), engine, true).run(&knock).await?;
         self.pull_everything(engine, "well", true).await?;
         self.rest(engine).await?;
         for fault in [Fault::Refused, Fault::Status(429), Fault::Garbage] {
             self.trace.note(format!("upstream is gone: {fault:?}"));
             self.registry.set_all(Some(fault));
+            wait(RESTED).await;
             self.clock.advance(GONE / 3);
             self.pull_everything(engine, "gone", false).await?;
         }
