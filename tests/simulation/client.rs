@@ -14,7 +14,7 @@ use pierhead::store::BlobStore as _;
 use tokio::time::timeout;
 
 use crate::catalogue::{Catalogue, Image};
-use crate::engine::{ANSWER_WITHIN, Disk, Engine};
+use crate::engine::{ANSWER_WITHIN, CONDEMNED_FOR, Disk, Engine};
 use crate::model::{Broken, Got, Model, Rule, broken, failed, in_time};
 use crate::registry::{Registry, short};
 use crate::trace::{Trace, ms, wait};
@@ -272,9 +272,11 @@ impl Client {
     ) -> Result<(), Broken> {
         let tried = self.try_blob(scope, digest, range, manner).await;
         match tried {
-            // Where wrong bytes were parked, that is found out by the first who reads them.
+            // Where wrong bytes were parked, that is found out by the first who reads them. For a
+            // while after that a slow upstream takes longer than clients wait.
             Err(Broken(Rule::Recovers, _)) if self.registry.any(digest, Fault::is_lie) => {
                 self.trace.count("parked lies");
+                wait(CONDEMNED_FOR + GRACE).await;
                 self.try_blob(scope, digest, range, manner).await
             }
             tried => tried,

@@ -31,6 +31,9 @@ use crate::trace::ms;
 /// How long clients wait for an answer to begin.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
+/// How long nothing of a blob is sent before it is verified whose content was wrong.
+pub(crate) const CONDEMNED_FOR: Duration = Duration::from_secs(60);
+
 /// How long a fill goes on of which nothing lands: shorter than clients bear silence.
 const RETRY_FOR: Duration = Duration::from_secs(120);
 
@@ -140,7 +143,7 @@ impl Engine {
                 private_max: 64,
                 blob_bytes_max: 1 << 30,
                 serve_unverified_ranges: true,
-                condemned_for: ms(60_000),
+                condemned_for: CONDEMNED_FOR,
                 answer_within: ANSWER_WITHIN,
                 connections: 4,
                 parallel_above: PARALLEL_ABOVE,

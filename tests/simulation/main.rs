@@ -54,7 +54,7 @@ const REAL_TIME_MAX: Duration = Duration::from_secs(120);
 const LINES_SHOWN: usize = 60;
 
 /// What has to happen in so many seeds, lest the rules have nothing to say.
-const HAPPENS: [&str; 9] = [
+const HAPPENS: [&str; 10] = [
     "blobs",
     "blobs refused or broken off",
     "cached blobs",
@@ -63,6 +63,7 @@ const HAPPENS: [&str; 9] = [
     "evictions",
     "manifests",
     "manifests refused",
+    "parked lies",
     "stale manifests",
 ];
 
