@@ -39,7 +39,7 @@ const SEEDS: &str = "PIERHEAD_SEEDS";
 const FIRST_SEED: &str = "PIERHEAD_FIRST_SEED";
 
 /// How many seeds are told where nobody says how many.
-const SEEDS_DEFAULT: u64 = 200;
+const SEEDS_DEFAULT: u64 = 1_500;
 
 /// From so many seeds on, everything that can happen must have happened.
 const SEEDS_FOR_ALL: u64 = 100;
