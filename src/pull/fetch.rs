@@ -143,6 +143,7 @@ impl Fetcher {
         let landed = {
             let mut landing = pin!(landing.run(&permit, arrivals));
             tokio::select! {
+                biased;
                 landed = &mut landing => landed,
                 () = fill.drive() => landing.await,
             }

@@ -135,18 +135,8 @@ impl<'a> Fill<'a> {
             activity.connections(self.running.len());
             activity.waits(self.running.is_empty() && waits_until.is_some());
             tokio::select! {
-                Some(end) = self.lanes.next() => {
-                    if let Err(stop) = self.ended(end, Instant::now()) {
-                        break stop;
-                    }
-                }
-                () = self.permit.demands().changed() => {}
-                () = until(waits_until) => {}
-                _ = ticks.tick() => {
-                    if self.is_to_be_parked(Instant::now()) {
-                        break Arrival::Park;
-                    }
-                }
+                // What comes seldom is looked at first.
+                biased;
                 // Once, without a tick's delay.
                 () = self.stopping.cancelled(), if !self.is_stopping => {
                     self.is_stopping = true;
@@ -154,6 +144,18 @@ impl<'a> Fill<'a> {
                         break Arrival::Park;
                     }
                 }
+                _ = ticks.tick() => {
+                    if self.is_to_be_parked(Instant::now()) {
+                        break Arrival::Park;
+                    }
+                }
+                () = until(waits_until) => {}
+                Some(end) = self.lanes.next() => {
+                    if let Err(stop) = self.ended(end, Instant::now()) {
+                        break stop;
+                    }
+                }
+                () = self.permit.demands().changed() => {}
             }
         };
         self.lanes.clear();

@@ -434,6 +434,7 @@ impl Worker for RefreshWorker {
             let total = done + (asking.len() + refresher.waiting()) as u64;
             report.progress(done, Some(total), "tags");
             tokio::select! {
+                biased;
                 Some(()) = asking.next() => done += 1,
                 () = refresher.arrived.notified() => {}
             }

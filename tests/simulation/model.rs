@@ -14,9 +14,6 @@ use pierhead::scope::Scope;
 
 use crate::registry::Transfer;
 
-/// Whether a transfer that broke off is continued where it was, and not begun anew.
-pub(crate) const RESUMES: bool = false;
-
 /// The rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
@@ -151,9 +148,14 @@ impl Model {
         transfers: &[Transfer],
     ) -> Result<(), Broken> {
         let own = || transfers.iter().filter(|transfer| transfer.digest == *digest);
-        let wasteful = own().filter(|t| t.fault.is_some_and(|f| !RESUMES || f.wastes())).count();
+        let wasted = own().filter_map(|transfer| transfer.fault).map(|fault| match fault {
+            // It is of no use, nor is what had come before: nobody knows what of it is wrong.
+            fault if fault.is_lie() => 2,
+            fault => u64::from(fault.wastes()),
+        });
+        let wasted: u64 = wasted.sum();
         let evictions = self.evictions.get(digest).copied().unwrap_or(0);
-        let again = wasteful as u64 + evictions + self.crashes;
+        let again = wasted + evictions + self.crashes;
         let twice = overlap(own().map(|transfer| transfer.sent.clone()).collect());
         if twice > again * size {
             let why = format!("{twice} bytes of {digest} ({size}) were sent more than once");
@@ -170,8 +172,12 @@ pub(crate) struct Left {
     pub(crate) followers: i64,
     /// By kind.
     pub(crate) tasks: BTreeMap<String, i64>,
+    /// What is inside of gates, by their limit.
+    pub(crate) limits: BTreeMap<String, i64>,
     /// Room that is taken by no blob and no parked spool, in bytes.
     pub(crate) reserved: u64,
+    /// What is parked of blobs that are stored whole.
+    pub(crate) useless: Vec<Digest>,
 }
 
 /// Judges what is left.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::catalogue::Catalogue;
 use crate::client::{Client, Errand, Manner};
 use crate::dice::Dice;
-use crate::engine::{Disk, Engine, USES_THREADS};
+use crate::engine::{Disk, Engine, TagTimes};
 use crate::model::{Broken, Left, Model, no_panics, nothing_left};
 use crate::registry::{Registry, short};
 use crate::trace::{Tally, Trace, ms, wait};
@@ -37,11 +37,12 @@ const LATER: Duration = Duration::from_secs(2 * 3_600);
 /// For how long upstream is gone at the end.
 const GONE: Duration = Duration::from_secs(3_600);
 
+/// How long it takes until every endpoint is asked again, whatever it did: longer than any of them
+/// is left alone.
+const RESTED: Duration = Duration::from_secs(120);
+
 /// How often the wall clock is set by the simulated time.
 const TICK: Duration = ms(250);
-
-/// A step of time, where somebody has to move it.
-const STEP: Duration = ms(40);
 
 /// Room in a store that has enough, and in one that has not, in bytes.
 const ROOM: u64 = 256 << 20;
@@ -77,7 +78,7 @@ struct Story {
     errands: Vec<(Duration, Errand)>,
     events: Vec<(Duration, Event)>,
     crashes: Vec<Duration>,
-    tag_ttl: Duration,
+    tag_times: TagTimes,
     is_tight: bool,
 }
 
@@ -112,10 +113,14 @@ impl Story {
         let crashes = if dice.chance(40) { dice.within(1..3) } else { 0 };
         let mut crashes: Vec<Duration> = (0..crashes).map(|_| ms(dice.within(1..span))).collect();
         crashes.sort_unstable();
-        let tag_ttl = Duration::from_secs(*dice.pick(&[0, 5, 60]));
+        let tag_times = TagTimes {
+            ttl: Duration::from_secs(*dice.pick(&[0, 5, 60])),
+            while_revalidate: Duration::from_secs(*dice.pick(&[0, 0, 30])),
+            refresh_ahead: Duration::from_secs(*dice.pick(&[0, 0, 100])),
+        };
         let is_tight = dice.chance(12);
         let catalogue = Arc::new(catalogue);
-        Self { seed, catalogue, forecast, errands, events, crashes, tag_ttl, is_tight }
+        Self { seed, catalogue, forecast, errands, events, crashes, tag_times, is_tight }
     }
 }
 
@@ -219,7 +224,10 @@ fn live(story: &Story, trace: &Trace) -> Result<(), Broken> {
             trace.end();
             lived
         });
-        // Whatever was going on is gone in the middle of it.
+        // Whatever was going on is gone in the middle of it: what is dropped parks nothing.
+        if end.is_some() {
+            world.disk.blobs.0.crash();
+        }
         drop(runtime);
         lived?;
         if end.is_some() {
@@ -246,6 +254,7 @@ impl World<'_> {
     fn client(&self, name: String, engine: &Engine, is_well: bool) -> Client {
         Client {
             name,
+            thinks: ms(1),
             engine: engine.clone(),
             disk: self.disk.clone(),
             registry: self.registry.clone(),
@@ -261,7 +270,8 @@ impl World<'_> {
         let began = self.trace.now();
         let endpoints = self.story.forecast.endpoints.len();
         let (story, clock) = (self.story, &self.clock);
-        let engine = Engine::start(&self.disk, &self.registry, endpoints, story.tag_ttl, clock);
+        let how = (story.tag_times, story.seed);
+        let engine = Engine::start(&self.disk, &self.registry, endpoints, how, clock);
         let mut tickers = JoinSet::new();
         let clock = self.clock.clone();
         tickers.spawn(async move {
@@ -270,9 +280,6 @@ impl World<'_> {
                 clock.advance(TICK);
             }
         });
-        if USES_THREADS {
-            tickers.spawn(drive());
-        }
         let mut events: Vec<_> = story
             .events
             .iter()
@@ -322,7 +329,8 @@ impl World<'_> {
             if is_done(&self.done) || end.is_some_and(|end| *at >= end) {
                 continue;
             }
-            let client = self.client(format!("c{number}"), engine, false);
+            let mut client = self.client(format!("c{number}"), engine, false);
+            client.thinks = ms(1 + number as u64);
             let (done, errand) = (Arc::clone(&self.done), errand.clone());
             let wait_for = at.saturating_sub(began);
             clients.spawn(async move {
@@ -358,12 +366,18 @@ impl World<'_> {
         self.rest(engine).await?;
         self.trace.note("upstream is well".to_owned());
         self.registry.set_all(None);
+        wait(RESTED).await;
         self.clock.advance(LATER);
+        // An endpoint that failed is asked once before it is asked by everybody.
+        let knock = self.story.catalogue.repositories[0].tags.keys().next().expect("a tag").clone();
+        let knock = Errand::Tag { repository: 0, tag: knock, head_first: true };
+        self.client("knock".to_owned(), engine, true).run(&knock).await?;
         self.pull_everything(engine, "well", true).await?;
         self.rest(engine).await?;
         for fault in [Fault::Refused, Fault::Status(429), Fault::Garbage] {
             self.trace.note(format!("upstream is gone: {fault:?}"));
             self.registry.set_all(Some(fault));
+            wait(RESTED).await;
             self.clock.advance(GONE / 3);
             self.pull_everything(engine, "gone", false).await?;
         }
@@ -397,17 +411,5 @@ impl World<'_> {
             }
             wait(Duration::from_secs(1)).await;
         }
-    }
-}
-
-/// Moves the paused clock, which stands still for as long as there are threads at work. Every step
-/// gives them a moment.
-async fn drive() {
-    loop {
-        for _ in 0..4 {
-            tokio::task::yield_now().await;
-        }
-        std::thread::park_timeout(Duration::from_micros(20));
-        tokio::time::advance(STEP).await;
     }
 }
