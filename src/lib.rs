@@ -9,7 +9,8 @@
 //! 5. [`pull::resolve`] says which digest a tag means; [`pull::manifest`] has or gets the manifest.
 //! 6. [`pull::blob`] finds a blob stored, growing or absent, and who may read it ([`pull::links`]).
 //! 7. [`pull::flight`] gives Lead or Follow: one fill per blob, however many clients ask.
-//! 8. [`pull::fetch`] leads: [`upstream`] feeds [`pull::verify`], which feeds the spool of [`store`].
+//! 8. [`pull::fill`] has [`upstream`] asked for what is needed next; [`pull::verify`] lands it in the
+//!    spool of [`store`].
 //! 9. [`pull::follow`] is how everybody reads, the first client included.
 //! 10. [`http::body`] streams it; [`http::error`] alone chooses statuses.
 //!

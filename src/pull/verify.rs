@@ -124,7 +124,7 @@ impl Landing {
         let hasher = Hasher::new(expected.algorithm());
         let rules = Rules { permit, refetch, expected, bytes_max, offload };
         let (ringing, rest) = match place {
-            Place::Ring(passing) => (Ringing { hasher, passing, total }, Vec::new()),
+            Place::Ring(passing) => (Box::new(Ringing { hasher, passing, total }), Vec::new()),
             Place::Spool(spool) => {
                 let recorder = spool.recorder();
                 let desk = Box::new(Desk { spool, hasher, landed });
@@ -165,7 +165,7 @@ impl Rules<'_> {
 enum Ended {
     Landed(Landed),
     /// The store takes no more: the rest, which begins with these, has to go through memory.
-    NoPlace(Ringing, Vec<Arrival>),
+    NoPlace(Box<Ringing>, Vec<Arrival>),
 }
 
 /// What goes to the blocking thread and comes back.
@@ -465,7 +465,7 @@ impl Spooling {
         rules.permit.passing(Arc::clone(&passing));
         // What is fetched has to come in order from now on.
         rules.permit.demands().poke();
-        Ended::NoPlace(Ringing { hasher, passing, total: self.total }, rest)
+        Ended::NoPlace(Box::new(Ringing { hasher, passing, total: self.total }), rest)
     }
 }
 

@@ -121,8 +121,12 @@ fn fills_beyond_the_limit_are_refused_at_once() {
         upstream.wait_for_blocking(|log| log.iter().any(|e| e.bytes_sent > 0), DEADLINE);
         let refused = http::get(blob_url(&pierhead, "library/a", &other));
         assert_eq!((refused.status, code(&refused).as_str()), (503, "UNAVAILABLE"));
+        upstream.clear_faults();
     });
-    http::get(blob_url(&pierhead, "library/a", &other)).expect(200);
+    wait_until("there is a place again", DEADLINE, || {
+        let answer = http::get(blob_url(&pierhead, "library/a", &other));
+        (answer.status == 200).then_some(())
+    });
 }
 
 #[test]

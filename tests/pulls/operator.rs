@@ -197,7 +197,8 @@ fn status_shows_what_runs_and_what_went_wrong() {
     const MIB: u64 = 1 << 20;
     let upstream = FaultyUpstream::start_blocking();
     let digest = upstream.add_random_blob("library/big", 1, 8 * MIB);
-    upstream.fault(On::blobs().get(), Fault::StallAfter(MIB));
+    upstream.fault(On::blobs().get().once(), Fault::StallAfter(MIB));
+    upstream.fault(On::blobs().get().skip(1), Fault::status(404));
     let pierhead = pierhead(&upstream, "");
     let url = blob_url(&pierhead, "library/big", &digest);
     std::thread::scope(|scope| {
@@ -213,7 +214,7 @@ fn status_shows_what_runs_and_what_went_wrong() {
         assert_eq!(fill["total_bytes"], 8 * MIB);
         let text = run(&pierhead, &["status"]).ok().stdout;
         assert!(text.contains("of 8.0 MiB"), "{text}");
-        // Upstream stalls for longer than it may.
+        // Upstream stalls for longer than it may, and has no rest to go on with.
         let _ = client.join().unwrap();
     });
     assert_eq!(http::get(manifest_url(&pierhead, "library/none", "v1")).status, 404);

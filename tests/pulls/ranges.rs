@@ -156,3 +156,38 @@ fn a_range_behind_the_end_is_416_and_costs_nothing() {
     let answer = get_range(&url, "bytes=4000000-5000009").expect(206);
     assert!(answer.body == Random::new(5, size).part(4_000_000, size as usize - 4_000_000));
 }
+
+#[test]
+fn parts_of_a_small_blob_are_verified_with_the_rest_of_it() {
+    let upstream = FaultyUpstream::start_blocking();
+    let pierhead = pierhead(&upstream, "");
+    let size = 60_000;
+    for (seed, range, at, len) in [
+        (6, "bytes=-47", size - 47, 47),
+        (7, "bytes=40000-40010", 40_000, 11),
+        (8, "bytes=5-18446744073709551615", 5, size as usize - 5),
+    ] {
+        let digest = upstream.add_random_blob("library/a", seed, size);
+        let part = get_range(&blob_url(&pierhead, "library/a", &digest), range).expect(206);
+        assert!(part.body == Random::new(seed, size).part(at, len), "{range}");
+    }
+    let digest = upstream.add_random_blob("library/a", 9, size);
+    let answer = get_range(&blob_url(&pierhead, "library/a", &digest), "bytes=70000-70001");
+    assert_eq!(answer.status, 416, "{answer:?}");
+}
+
+#[test]
+fn a_layer_whose_size_only_its_manifest_says_is_fetched_once() {
+    let upstream = FaultyUpstream::start_blocking();
+    let size = 3 * MIB;
+    let image = upstream.add_image("library/a", "latest", [Random::new(10, size)]);
+    upstream.fault(On::blobs().get(), Fault::Chunked);
+    upstream.fault(On::blobs().head(), Fault::status(500));
+    let pierhead = pierhead(&upstream, "");
+    let manifest = format!("{}/v2/library/a/manifests/latest", pierhead.url());
+    pierhead_kit::http::get(manifest).expect(200);
+    let url = blob_url(&pierhead, "library/a", &image.layers[0]);
+    let answer = pierhead_kit::http::get(url).expect(200);
+    assert!(answer.body == Random::new(10, size).part(0, size as usize));
+    assert_eq!(upstream.count("GET", &image.layers[0]), 1);
+}

@@ -22,8 +22,8 @@ pub struct Fill {
     pub digest: String,
     /// The upstream and repository through which it is asked for.
     pub image: String,
-    /// `asking` (upstream has not answered), `growing`, `verified` (and being stored), or for a
-    /// moment `failed`.
+    /// `asking` (upstream has not answered), `growing`, `waiting` (upstream broke off, and is asked
+    /// again in a moment), `verified` (and being stored), or for a moment `failed`.
     pub state: String,
     /// How many bytes have landed.
     pub landed_bytes: u64,
@@ -38,6 +38,10 @@ pub struct Fill {
     /// Whether nothing of it is sent before all of it is verified, because wrong content came under
     /// its digest a short while ago.
     pub strict: bool,
+    /// Transfers from upstream that run for it.
+    pub connections: u64,
+    /// How often a transfer broke off and was continued.
+    pub resumed: u64,
 }
 
 /// The blobs that are on their way in.
@@ -59,6 +63,8 @@ impl From<FillStatus> for Fill {
             bytes_per_second: if age > 0.0 { fill.landed as f64 / age } else { 0.0 },
             followers: fill.followers as u64,
             strict: fill.strict,
+            connections: fill.connections as u64,
+            resumed: fill.resumed,
         }
     }
 }
