@@ -133,7 +133,7 @@ impl Known<'_> {
         let age = self.now.since(self.confirmed_at);
         let own = match row {
             // A time in the future, after a step of the clock, is no confirmation.
-            Row::Fresh if self.confirmed_at > self.now => return None,
+            Row::Fresh | Row::WhileRevalidate if self.confirmed_at > self.now => return None,
             Row::Fresh => return Lifetime::For(*tag_ttl).left(age),
             Row::Pinned if self.is_pinned => Some(Lifetime::Forever),
             Row::Pinned | Row::Incomplete => None,

@@ -361,12 +361,12 @@ impl Puller {
         known: Option<&TagRecord>,
     ) -> bool {
         let (Ok(site), Some(known)) = (self.site(scope), known) else { return false };
-        let age = self.clock.now().since(known.confirmed_at);
-        let due = match cause {
+        let after = match cause {
             RefreshCause::Ahead => ahead_after(site.tags.tag_ttl),
             _ => site.tags.tag_ttl,
         };
-        age >= due && site.upstream.exhausted_until().is_none()
+        due_in(known.confirmed_at, after, self.clock.now()).is_zero()
+            && site.upstream.exhausted_until().is_none()
     }
 
     /// Puts the tags in use whose time is about to run out into the queue.
@@ -391,12 +391,18 @@ impl Puller {
                 self.refresher.in_use.invalidate(&*key);
                 continue;
             };
-            let due = ahead_after(site.tags.tag_ttl).saturating_sub(now.since(in_use.confirmed_at));
+            let due = due_in(in_use.confirmed_at, ahead_after(site.tags.tag_ttl), now);
             let until = site.upstream.exhausted_until().map(|until| until.since(now));
             list.push((key, until.map_or(due, |until| due.max(until))));
         }
         list
     }
+}
+
+/// How long until what was confirmed at `confirmed_at` is `after` old. A time in the future, after
+/// a step of the clock, is no confirmation.
+fn due_in(confirmed_at: Timestamp, after: Duration, now: Timestamp) -> Duration {
+    if confirmed_at > now { Duration::ZERO } else { after.saturating_sub(now.since(confirmed_at)) }
 }
 
 /// The age at which a tag in use is confirmed.

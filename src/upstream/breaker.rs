@@ -2,8 +2,10 @@
 //!
 //! Closed: everybody asks. Open: nobody does, and everybody is told at once why and for how long.
 //! When the back-off has passed, exactly one question goes through (half-open): an answer closes
-//! the circuit, trouble opens it for longer. A server that asks to be left alone (`Retry-After`)
-//! is not broken, but is left alone in the same way.
+//! the circuit, trouble opens it for longer. Where that trouble may be one repository's, the next
+//! question about another one goes through at once, so that who asks for a broken repository in a
+//! loop shuts out nobody else. A server that asks to be left alone (`Retry-After`) is not broken,
+//! but is left alone in the same way.
 //!
 //! Durations are measured with tokio's clock: a step of the wall clock neither opens nor closes
 //! anything.
@@ -15,7 +17,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::{Clock, Timestamp};
-use crate::oci::RepoName;
 
 use super::error::Failure;
 
@@ -73,10 +74,20 @@ pub(super) struct CircuitStatus {
     pub(super) next_probe: Option<Timestamp>,
 }
 
+/// How much trouble in a row opens a circuit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TroubleMax {
+    /// Where the last of it is the server's for sure.
+    pub(super) server: u32,
+    /// Where the last of it may be the fault of what was asked about. Trouble about one thing
+    /// alone never opens it.
+    pub(super) about: u32,
+}
+
 /// A circuit breaker.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    trouble_max: u32,
+    trouble_max: TroubleMax,
     clock: Clock,
     /// Spreads the back-offs of several servers and several Pierheads.
     seed: u64,
@@ -98,17 +109,47 @@ struct State {
 
 #[derive(Clone, Debug)]
 enum Phase {
-    Closed { trouble: u32, only: Only },
-    Open { until: Instant, limited: bool },
-    HalfOpen { limited: bool },
+    Closed {
+        trouble: u32,
+        last: Last,
+    },
+    Open {
+        rest: Rest,
+    },
+    /// `rest` is what it comes back to if nothing becomes of the question on its way.
+    HalfOpen {
+        rest: Rest,
+    },
 }
 
-/// Whether all trouble since the last answer was one repository's.
+/// What the last trouble was about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Only {
+enum Last {
+    /// There was none since the last answer.
     Nothing,
-    Repository(RepoName),
-    Endpoint,
+    /// This, and so was all since the last answer.
+    Only(Box<str>),
+    /// This, after other trouble.
+    Another(Box<str>),
+    /// The server.
+    Server,
+}
+
+/// How long nobody asks.
+#[derive(Clone, Debug)]
+struct Rest {
+    until: Instant,
+    limited: bool,
+    /// The last probe failed, but only this may be broken: whoever asks about anything else need
+    /// not wait.
+    only: Option<Box<str>>,
+}
+
+impl Rest {
+    /// Whether a question about `about` is let through.
+    fn is_over(&self, about: &str) -> bool {
+        self.until <= Instant::now() || self.only.as_deref().is_some_and(|only| only != about)
+    }
 }
 
 /// Leave to ask. What came of it is said by one of its methods; dropped without, nothing is known,
@@ -123,11 +164,11 @@ pub(super) struct Permit {
 impl Breaker {
     /// A closed circuit that `trouble_max` opens. `spread` makes its back-offs differ from those
     /// of others.
-    pub(super) fn new(trouble_max: u32, clock: Clock, spread: &[&[u8]]) -> Arc<Self> {
+    pub(super) fn new(trouble_max: TroubleMax, clock: Clock, spread: &[&[u8]]) -> Arc<Self> {
         let mut hasher = DefaultHasher::new();
         spread.hash(&mut hasher);
         let state = State {
-            phase: Phase::Closed { trouble: 0, only: Only::Nothing },
+            phase: Phase::Closed { trouble: 0, last: Last::Nothing },
             since: None,
             generation: 0,
             opened: 0,
@@ -137,28 +178,31 @@ impl Breaker {
         Arc::new(Self { trouble_max, clock, seed: hasher.finish(), state: Mutex::new(state) })
     }
 
-    /// Leave to ask, or [`Failure::Resting`].
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Permit, Failure> {
+    /// Leave to ask about a repository or a scope, or [`Failure::Resting`].
+    pub(super) fn admit(self: &Arc<Self>, about: &str) -> Result<Permit, Failure> {
         let mut state = self.lock();
-        let now = Instant::now();
-        let is_probe = match state.phase {
+        let is_probe = match &state.phase {
             Phase::Closed { .. } => false,
-            Phase::Open { until, limited } if until <= now => {
-                self.turn(&mut state, Phase::HalfOpen { limited });
+            Phase::Open { rest } if rest.is_over(about) => {
+                let rest = rest.clone();
+                self.turn(&mut state, Phase::HalfOpen { rest });
                 true
             }
-            Phase::Open { until, .. } => return Err(resting(&state, until - now)),
+            Phase::Open { rest } => {
+                let left = rest.until.saturating_duration_since(Instant::now());
+                return Err(resting(&state, left));
+            }
             Phase::HalfOpen { .. } => return Err(resting(&state, PROBE_WAIT)),
         };
         let generation = state.generation;
         Ok(Permit { breaker: Arc::clone(self), generation, is_probe })
     }
 
-    /// Whether a question would be let through.
+    /// Whether a question would be let through, about one thing at least.
     pub(super) fn is_asked(&self) -> bool {
-        match self.lock().phase {
+        match &self.lock().phase {
             Phase::Closed { .. } => true,
-            Phase::Open { until, .. } => until <= Instant::now(),
+            Phase::Open { rest } => rest.only.is_some() || rest.until <= Instant::now(),
             Phase::HalfOpen { .. } => false,
         }
     }
@@ -171,7 +215,7 @@ impl Breaker {
     /// For how long it still wants to be left alone, if it said so.
     pub(super) fn limited_for(&self) -> Option<Duration> {
         match self.lock().phase {
-            Phase::Open { until, limited: true } => {
+            Phase::Open { rest: Rest { until, limited: true, .. } } => {
                 Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
             }
             _ => None,
@@ -183,7 +227,7 @@ impl Breaker {
         let state = self.lock();
         let (circuit, next_probe) = match state.phase {
             Phase::Closed { .. } => (Circuit::Closed, None),
-            Phase::Open { until, limited } => {
+            Phase::Open { rest: Rest { until, limited, .. } } => {
                 let left = until.saturating_duration_since(Instant::now());
                 let circuit = if limited { Circuit::Limited } else { Circuit::Open };
                 (circuit, Some(self.clock.now().plus(left)))
@@ -205,16 +249,18 @@ impl Breaker {
     fn close(&self, state: &mut State) {
         state.opened = 0;
         match &mut state.phase {
-            Phase::Closed { trouble, only } => (*trouble, *only) = (0, Only::Nothing),
-            _ => self.turn(state, Phase::Closed { trouble: 0, only: Only::Nothing }),
+            Phase::Closed { trouble, last } => (*trouble, *last) = (0, Last::Nothing),
+            _ => self.turn(state, Phase::Closed { trouble: 0, last: Last::Nothing }),
         }
     }
 
-    fn open(&self, state: &mut State) {
+    /// `only` is what alone may be broken.
+    fn open(&self, state: &mut State, only: Option<Box<str>>) {
         state.opened = state.opened.saturating_add(1);
         state.openings += 1;
         let after = self.back_off(state.opened, state.openings);
-        self.turn(state, Phase::Open { until: Instant::now() + after, limited: false });
+        let rest = Rest { until: Instant::now() + after, limited: false, only };
+        self.turn(state, Phase::Open { rest });
     }
 
     /// Three to four quarters of a time that doubles, so that many who lost the same server do not
@@ -236,14 +282,16 @@ impl Permit {
         let mut state = self.breaker.lock();
         match state.phase {
             // What was asked before it wanted to be left alone proves nothing about that.
-            Phase::Open { limited: true, .. } | Phase::HalfOpen { limited: true } if !is_probe => {}
+            Phase::Open { rest: Rest { limited: true, .. } }
+            | Phase::HalfOpen { rest: Rest { limited: true, .. } }
+                if !is_probe => {}
             _ => self.breaker.close(&mut state),
         }
     }
 
-    /// The server did not answer, or could not; `about` is the repository where that may be
-    /// the fault of one repository.
-    pub(super) fn troubled(&mut self, failure: &Failure, about: Option<&RepoName>) {
+    /// The server did not answer, or could not; `about` is the repository or the scope where that
+    /// may be its fault alone.
+    pub(super) fn troubled(&mut self, failure: &Failure, about: Option<&str>) {
         let is_probe = std::mem::take(&mut self.is_probe);
         let breaker = &self.breaker;
         let mut state = breaker.lock();
@@ -252,19 +300,37 @@ impl Permit {
         let is_news = self.generation == state.generation;
         state.last = Arc::new(failure.clone());
         match &mut state.phase {
-            Phase::Closed { trouble, only } if is_news => {
-                *trouble = trouble.saturating_add(weight(failure));
-                *only = match (&*only, about) {
-                    (Only::Nothing, Some(repo)) => Only::Repository(repo.clone()),
-                    (Only::Repository(one), Some(repo)) if one == repo => only.clone(),
-                    _ => Only::Endpoint,
+            Phase::Closed { trouble, last } if is_news => {
+                // One repository that its registry cannot serve must not take the others along:
+                // however often it fails in a row, that is known already.
+                let is_known = match &*last {
+                    Last::Only(known) | Last::Another(known) => about == Some(&**known),
+                    Last::Nothing | Last::Server => false,
                 };
-                // One repository that its registry cannot serve must not take the others along.
-                if *trouble >= breaker.trouble_max && *only == Only::Endpoint {
-                    breaker.open(&mut state);
+                if !is_known {
+                    *trouble = trouble.saturating_add(weight(failure));
+                    *last = match (&*last, about) {
+                        (Last::Nothing, Some(about)) => Last::Only(about.into()),
+                        (_, Some(about)) => Last::Another(about.into()),
+                        (_, None) => Last::Server,
+                    };
+                    let is_enough = match last {
+                        Last::Nothing | Last::Only(_) => false,
+                        Last::Another(_) => *trouble >= breaker.trouble_max.about,
+                        Last::Server => *trouble >= breaker.trouble_max.server,
+                    };
+                    if is_enough {
+                        breaker.open(&mut state, None);
+                    }
                 }
             }
-            Phase::HalfOpen { .. } if is_probe => breaker.open(&mut state),
+            Phase::HalfOpen { rest } if is_probe => {
+                // Two that fail one after the other are the server's trouble.
+                let only = about
+                    .filter(|about| rest.only.as_deref().is_none_or(|before| before == *about));
+                let only = only.map(Into::into);
+                breaker.open(&mut state, only);
+            }
             _ => return,
         }
         state.generation += 1;
@@ -276,10 +342,11 @@ impl Permit {
         let mut state = self.breaker.lock();
         state.last = Arc::new(Failure::RateLimited { retry_after: Some(after) });
         let mut until = Instant::now() + after.min(LEFT_ALONE_MAX);
-        if let Phase::Open { until: longer, limited: true } = state.phase {
+        if let Phase::Open { rest: Rest { until: longer, limited: true, .. } } = state.phase {
             until = until.max(longer);
         }
-        self.breaker.turn(&mut state, Phase::Open { until, limited: true });
+        let rest = Rest { until, limited: true, only: None };
+        self.breaker.turn(&mut state, Phase::Open { rest });
     }
 }
 
@@ -289,8 +356,9 @@ impl Drop for Permit {
             return;
         }
         let mut state = self.breaker.lock();
-        if let Phase::HalfOpen { limited } = state.phase {
-            self.breaker.turn(&mut state, Phase::Open { until: Instant::now(), limited });
+        if let Phase::HalfOpen { rest } = &state.phase {
+            let rest = rest.clone();
+            self.breaker.turn(&mut state, Phase::Open { rest });
         }
     }
 }

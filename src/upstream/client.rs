@@ -269,7 +269,7 @@ impl Upstream {
         ask: &Ask<'_>,
     ) -> Result<Landed, Failure> {
         let auth = &self.inner.auth;
-        let mut permit = endpoint.breaker.admit()?;
+        let mut permit = endpoint.breaker.admit(ask.repo.as_str())?;
         let mut pass = auth.pass(endpoint, ask.repo).await?;
         for login in 0..LOGINS_MAX {
             let request = request(endpoint, ask, pass.header());
@@ -320,7 +320,9 @@ impl Upstream {
             status => match self.inner.wire.refusal(status, &response.headers) {
                 Failure::RateLimited { retry_after: Some(after) } => permit.limited(after),
                 Failure::RateLimited { retry_after: None } => permit.answered(),
-                failure @ Failure::ServerError { .. } => permit.troubled(&failure, Some(repo)),
+                failure @ Failure::ServerError { .. } => {
+                    permit.troubled(&failure, Some(repo.as_str()));
+                }
                 failure if failure.is_endpoint_trouble() => permit.troubled(&failure, None),
                 _ => permit.answered(),
             },

@@ -13,7 +13,7 @@ use crate::oci::{Challenge, RepoName};
 use crate::secret::SafeUrl;
 
 use super::allowance::Allowance;
-use super::breaker::{Breaker, Circuit, TROUBLE_MAX};
+use super::breaker::{Breaker, Circuit, TROUBLE_MAX, TroubleMax};
 use super::error::Failure;
 use super::hedge::Latencies;
 use super::limits::RateLimit;
@@ -171,8 +171,9 @@ impl Endpoint {
             Some(port) => format!("{}:{port}", base.host_str().unwrap_or_default()),
             None => base.host_str().unwrap_or_default().to_owned(),
         };
+        let trouble_max = TroubleMax { server: TROUBLE_MAX, about: TROUBLE_MAX };
         let breaker =
-            Breaker::new(TROUBLE_MAX, clock.clone(), &[instance, base.as_str().as_bytes()]);
+            Breaker::new(trouble_max, clock.clone(), &[instance, base.as_str().as_bytes()]);
         Self {
             index,
             base,

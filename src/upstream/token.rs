@@ -1,8 +1,10 @@
 //! Tokens: asked for once for everybody, kept until shortly before they end.
 //!
-//! A token service that fails is left alone for a while, growing from
+//! A token service that cannot be reached is left alone for a while, growing from
 //! [`BACK_OFF_FIRST`](super::breaker::BACK_OFF_FIRST) on: all repositories need it, and a herd of
-//! them would hammer it. What is left of a token's life is used up meanwhile.
+//! them would hammer it. One that fails for a scope is left alone with that scope alone, since
+//! scopes are clients' choice; with all others only if several fail and none is answered. What is
+//! left of a token's life is used up meanwhile.
 //!
 //! Source: docker's `spec/auth/token.md` and `spec/auth/oauth.md`.
 
@@ -25,7 +27,7 @@ use crate::secret::{SafeUrl, Secret};
 use crate::single_flight::SingleFlight;
 
 use super::asked::Asked;
-use super::breaker::{Breaker, Permit};
+use super::breaker::{Breaker, Permit, TROUBLE_MAX, TroubleMax};
 use super::endpoint::Endpoint;
 use super::error::{Failure, Misbehaved};
 use super::guard::host_listed;
@@ -51,9 +53,14 @@ const GET_ONLY_MAX: u64 = 64;
 const SERVICES_MAX: u64 = 64;
 /// How long a token service that limits the rate is left alone if it does not say.
 const LIMITED_FOR: Duration = Duration::from_secs(5);
-/// How much trouble in a row makes a token service rest: the first. The rest is a second, and
-/// valid tokens do without the service.
-const SERVICE_TROUBLE_MAX: u32 = 1;
+/// How much trouble in a row makes a token service rest: the first time that it cannot be reached,
+/// as the rest is a second and valid tokens do without the service. What may be the fault of one
+/// scope weighs less.
+const SERVICE_TROUBLE_MAX: TroubleMax = TroubleMax { server: 1, about: TROUBLE_MAX };
+/// How much trouble makes one token rest: the first.
+const TOKEN_TROUBLE_MAX: TroubleMax = TroubleMax { server: 1, about: 1 };
+/// Tokens whose failure is remembered, per upstream.
+const FAILING_MAX: u64 = 1024;
 
 /// What a token is good for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +118,8 @@ struct Shared {
     get_only: Cache<String, ()>,
     /// By the endpoint that named it, and its URL.
     services: Cache<(usize, Url), Arc<Breaker>>,
+    /// The tokens that a token service could not give.
+    failing: Cache<TokenKey, Arc<Breaker>>,
     serials: AtomicU64,
 }
 
@@ -122,6 +131,7 @@ impl Tokens {
             kept: Cache::new(TOKENS_MAX),
             get_only: Cache::new(GET_ONLY_MAX),
             services: Cache::new(SERVICES_MAX),
+            failing: Cache::new(FAILING_MAX),
             serials: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared), asking: SingleFlight::new("upstream-token", tasks) }
@@ -152,9 +162,12 @@ impl Tokens {
             if let Some(token) = shared.kept(&asked) {
                 return Ok(token);
             }
-            let mut permit = shared.service(asked.endpoint, &realm).admit()?;
+            let failing = shared.failing.get(&asked);
+            let again = failing.map(|failing| failing.admit(&asked.scope)).transpose()?;
+            let mut permit = shared.service(asked.endpoint, &realm).admit(&asked.scope)?;
             let token = shared.ask(&realm, reach, &asked, login.as_ref()).await;
-            judge(&mut permit, &token);
+            judge(&mut permit, &asked.scope, &token);
+            shared.remember(&asked, again, &token);
             shared.wire.metrics.count(Operation::Token, &token);
             let token = token?;
             shared.kept.insert(asked, token.clone());
@@ -193,10 +206,35 @@ impl Shared {
     /// Whether the token service at `realm` is asked.
     fn service(&self, endpoint: usize, realm: &Url) -> Arc<Breaker> {
         self.services.get_with((endpoint, realm.clone()), || {
-            let instance = self.wire.id.header(&Hops::default());
-            let spread = [instance.as_bytes(), realm.as_str().as_bytes()];
-            Breaker::new(SERVICE_TROUBLE_MAX, self.wire.clock.clone(), &spread)
+            self.breaker(SERVICE_TROUBLE_MAX, realm.as_str())
         })
+    }
+
+    fn breaker(&self, trouble_max: TroubleMax, spread: &str) -> Arc<Breaker> {
+        let instance = self.wire.id.header(&Hops::default());
+        let spread = [instance.as_bytes(), spread.as_bytes()];
+        Breaker::new(trouble_max, self.wire.clock.clone(), &spread)
+    }
+
+    /// Keeps in mind that the token service could not give this token, or that it could. `again`
+    /// is the leave to ask for one that failed before.
+    fn remember(&self, key: &TokenKey, again: Option<Permit>, outcome: &Result<Token, Failure>) {
+        match outcome {
+            Err(failure) if is_about_scope(failure) => {
+                let permit = again.map_or_else(
+                    || {
+                        let breaker = || self.breaker(TOKEN_TROUBLE_MAX, &key.scope);
+                        self.failing.get_with(key.clone(), breaker).admit(&key.scope)
+                    },
+                    Ok,
+                );
+                if let Ok(mut permit) = permit {
+                    permit.troubled(failure, None);
+                }
+            }
+            Ok(_) | Err(Failure::Denied { .. }) => self.failing.invalidate(key),
+            Err(_) => {}
+        }
     }
 
     /// The token service's URL, if we may go there with what we have.
@@ -295,15 +333,20 @@ impl Shared {
 
 /// What the outcome of a request says about the token service. A refusal, or a status that it may
 /// have for one scope alone, is an answer.
-fn judge(permit: &mut Permit, outcome: &Result<Token, Failure>) {
+fn judge(permit: &mut Permit, scope: &str, outcome: &Result<Token, Failure>) {
     match outcome {
         Err(Failure::RateLimited { retry_after }) => {
             permit.limited(retry_after.unwrap_or(LIMITED_FOR));
         }
-        Err(failure @ Failure::Misbehaved(_)) => permit.troubled(failure, None),
+        Err(failure) if is_about_scope(failure) => permit.troubled(failure, Some(scope)),
         Err(failure) if failure.is_endpoint_trouble() => permit.troubled(failure, None),
         Ok(_) | Err(_) => permit.answered(),
     }
+}
+
+/// Whether the token service answered, but with what may be the fault of one scope.
+const fn is_about_scope(failure: &Failure) -> bool {
+    matches!(failure, Failure::ServerError { .. } | Failure::Misbehaved(_))
 }
 
 /// The fields of a token service's answer that matter; others come and go.

@@ -71,6 +71,18 @@ fn how_a_pull_begins() {
 }
 
 #[test]
+fn a_confirmation_in_the_future_is_none() {
+    let settings = settings();
+    // The clock was set back by a day.
+    let known = Known { now: at(CONFIRMED - 86_400), ..aged(&settings, 0) };
+    assert_eq!((known.left(Row::Fresh), known.left(Row::WhileRevalidate)), (None, None));
+    assert_eq!(known.opening(FINE), Opening::Ask);
+    // But if upstream fails, what is known is better than nothing.
+    let decision = known.after_failure(StaleReason::Unreachable, true);
+    assert_eq!(decision, Decision::Served(Row::OnError));
+}
+
+#[test]
 fn how_long_a_failure_is_bridged() {
     let settings = settings();
     for (reason, row, last) in [

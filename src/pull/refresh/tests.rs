@@ -89,3 +89,13 @@ fn a_tag_in_use_is_asked_about_before_its_time_runs_out() {
     assert_eq!(ahead_after(Duration::from_secs(80)), Duration::from_secs(70));
     assert_eq!(ahead_after(Duration::ZERO), Duration::ZERO);
 }
+
+#[test]
+fn a_confirmation_in_the_future_is_due() {
+    let at = |seconds: u64| Timestamp::from_unix_ms(seconds * 1000);
+    let after = Duration::from_secs(60);
+    for (confirmed, left) in [(100, 60), (70, 30), (40, 0), (1, 0), (101, 0), (9_999, 0)] {
+        let due = due_in(at(confirmed), after, at(100));
+        assert_eq!(due, Duration::from_secs(left), "{confirmed}");
+    }
+}

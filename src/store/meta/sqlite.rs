@@ -322,7 +322,7 @@ impl MetaStore for SqliteMeta {
         let query = match since {
             Some(_) => {
                 "INSERT INTO denied (upstream, repo, since) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT DO UPDATE SET since = min(excluded.since, since)"
+                 ON CONFLICT DO UPDATE SET since = excluded.since WHERE excluded.since < since"
             }
             None => "DELETE FROM denied WHERE upstream = ?1 AND repo = ?2",
         };
@@ -330,10 +330,14 @@ impl MetaStore for SqliteMeta {
         if let Some(since) = since {
             query = query.bind(time_to_sql(since));
         }
-        query
+        let done = query
             .execute(&self.writer())
             .await
             .map_err(|cause| self.failed("record a refusal", cause))?;
+        if since.is_some() && done.rows_affected() > 0 {
+            // A backup from before would serve what is refused.
+            self.forget_backup().await?;
+        }
         Ok(())
     }
 

@@ -204,24 +204,73 @@ async fn what_a_token_service_answers_is_never_taken_for_absence() {
     }
 }
 
+/// How many of the requests since the last look were for a token.
+fn tokens_asked(lab: &Lab) -> usize {
+    lab.asked().iter().filter(|asked| asked.url().contains("auth.example")).count()
+}
+
+async fn rests(lab: &Lab, name: &str, first: &Failure) {
+    let failure = failure(head(lab, name).await);
+    assert_eq!(failure.kind(), first.kind());
+    assert!(matches!(&failure, Failure::Resting { last, .. } if **last == *first), "{name}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_service_that_fails_is_left_alone_for_a_while() {
+    let lab = Lab::at("https://reg.example");
+    lab.says(bearer(CHALLENGE)).fails(TransportError::Connect("connection refused".into()));
+    let first = failure(head(&lab, "a").await);
+    for name in ["b", "c", "d", "e"] {
+        rests(&lab, name, &first).await;
+    }
+    assert_eq!(tokens_asked(&lab), 1);
+    lab.pass(Duration::from_secs(1)).await;
+    lab.says(token("t", 300)).says(answer(200));
+    head(&lab, "b").await.expect("a head");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scope_that_a_token_service_fails_for_rests_alone() {
     for fails in [answer(503), answer(200).body("<html>")] {
         let lab = Lab::at("https://reg.example");
-        lab.says(bearer(CHALLENGE)).says(fails);
+        lab.says(bearer(CHALLENGE)).says(fails.clone());
         let first = failure(head(&lab, "a").await);
-        for name in ["b", "c", "d", "e"] {
-            let failure = failure(head(&lab, name).await);
-            assert_eq!(failure.kind(), first.kind());
-            assert!(matches!(&failure, Failure::Resting { last, .. } if **last == first));
+        for _ in 0..20 {
+            rests(&lab, "a", &first).await;
         }
-        let asked = lab.asked();
-        let services = asked.iter().filter(|asked| asked.url().contains("auth.example"));
-        assert_eq!(services.count(), 1);
-        lab.pass(Duration::from_secs(1)).await;
+        assert_eq!(tokens_asked(&lab), 1);
         lab.says(token("t", 300)).says(answer(200));
-        head(&lab, "b").await.expect("a head");
+        head(&lab, "b").await.expect("a head: another scope is not kept out");
+        for _ in 0..10 {
+            lab.pass(Duration::from_secs(30)).await;
+            lab.says(fails.clone());
+            assert_eq!(failure(head(&lab, "a").await), first);
+            // There may be another token service by now, so the endpoint is asked for it.
+            lab.says(bearer(CHALLENGE));
+            rests(&lab, "a", &first).await;
+        }
+        lab.says(token("t", 300)).says(answer(200));
+        head(&lab, "c").await.expect("a head: nor after many failures of the one");
+        lab.pass(Duration::from_secs(30)).await;
+        lab.says(token("t", 300)).says(answer(200));
+        head(&lab, "a").await.expect("a head");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_service_that_fails_for_all_scopes_is_left_alone() {
+    let lab = Lab::at("https://reg.example");
+    for (name, is_challenged) in [("a", true), ("b", false), ("c", true), ("d", false), ("e", true)]
+    {
+        if is_challenged {
+            lab.says(bearer(CHALLENGE));
+        }
+        lab.says(answer(503));
+        failure(head(&lab, name).await);
+    }
+    assert_eq!(tokens_asked(&lab), 5);
+    let first = Failure::ServerError { status: 503 };
+    rests(&lab, "f", &first).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,10 +13,13 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 use super::connect::{create_file, options};
 use super::{SqliteMeta, failed};
-use crate::store::{StoreError, blocking};
+use crate::store::{StoreError, StoreErrorKind, blocking};
 
 /// The backup's name below the storage root.
 pub(super) const BACKUP_FILE: &str = "meta-v1.backup.sqlite";
+
+/// Its name after it turned out to be of no use: somebody may yet read something out of it.
+pub(super) const DAMAGED_BACKUP_FILE: &str = "meta-v1.backup.damaged";
 
 /// Where it is written.
 const ON_ITS_WAY: &str = "meta-v1.backup.new";
@@ -71,20 +74,26 @@ impl SqliteMeta {
     }
 }
 
-/// Puts a copy of the backup in the place of the database; whether there was a good one. Nothing
-/// has the database open.
+/// Puts a copy of the backup in the place of the database, or the backup itself where there is no
+/// room for two; whether there was a good one. Nothing has the database open.
+///
+/// Fails if the backup cannot be judged or placed just now: that is no reason to do without it.
 pub(super) async fn restore(root: &Path, path: &Path) -> Result<bool, StoreError> {
     let backup = root.join(BACKUP_FILE);
-    if !exists(&backup).await {
+    if !exists(&backup).await? {
         return Ok(false);
     }
-    if let Err(error) = check(&backup, true).await {
-        tracing::error!(%error, "the backup of the metadata database is of no use either");
-        return Ok(false);
+    match check(&backup, true).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+            tracing::error!(%error, "the backup of the metadata database is of no use either");
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
     }
     let target = root.join(ON_ITS_WAY);
     let copied = {
-        let target = target.clone();
+        let (target, backup) = (target.clone(), backup.clone());
         blocking("restore the database", move || {
             fs::copy(&backup, &target)
                 .and_then(|_| File::open(&target)?.sync_all())
@@ -94,12 +103,25 @@ pub(super) async fn restore(root: &Path, path: &Path) -> Result<bool, StoreError
     };
     let placed = match copied {
         Ok(()) => rename(&target, path).await,
+        Err(error) if error.kind() == StoreErrorKind::NoSpace => {
+            let _ = remove(&target).await;
+            rename(&backup, path).await
+        }
         Err(error) => Err(error),
     };
     if placed.is_err() {
         let _ = remove(&target).await;
     }
     placed.map(|()| true)
+}
+
+/// Gives a backup that is of no use another name, so that the next one does not overwrite it.
+pub(super) async fn keep_damaged(root: &Path) -> Result<(), StoreError> {
+    let backup = root.join(BACKUP_FILE);
+    if !exists(&backup).await? {
+        return Ok(());
+    }
+    rename(&backup, &root.join(DAMAGED_BACKUP_FILE)).await
 }
 
 /// Reads the whole database at `path` and judges it. `at_rest` promises that nothing writes to it,
@@ -128,12 +150,14 @@ pub(super) async fn check(path: &Path, at_rest: bool) -> Result<(), StoreError> 
 }
 
 /// Whether there is such a file with anything in it.
-pub(super) async fn exists(path: &Path) -> bool {
+pub(super) async fn exists(path: &Path) -> Result<bool, StoreError> {
     let path = path.to_owned();
-    let found = blocking("look for a file", move || {
-        Ok(fs::metadata(&path).is_ok_and(|metadata| metadata.len() > 0))
-    });
-    found.await.unwrap_or(false)
+    blocking("look for a file", move || match fs::metadata(&path) {
+        Ok(metadata) => Ok(metadata.len() > 0),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(StoreError::io(format!("look for {}", path.display()), cause)),
+    })
+    .await
 }
 
 /// Removes a file that need not be there.

@@ -39,7 +39,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Pools {
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
-    /// Which file that is, if that could be found out.
+    /// Which file that is, if it has its name still.
     pub(super) file: Option<FileId>,
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn open(path: &Path) -> Result<Pools, StoreError> {
         .connect_with(options.pragma("query_only", "ON"))
         .await
         .map_err(failed)?;
-    Ok(Pools { writer, readers, file: file_id(path).await })
+    Ok(Pools { writer, readers, file: file_id(path).await? })
 }
 
 /// How every connection to the database at `path` is set up.
@@ -88,14 +88,14 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
 
 /// The file at `path`, if there is one. It is not opened: closing a file gives up all locks that
 /// the process has on it, SQLite's too.
-pub(super) async fn file_id(path: &Path) -> Option<FileId> {
+pub(super) async fn file_id(path: &Path) -> Result<Option<FileId>, StoreError> {
     let path = path.to_owned();
-    let found = blocking("look at the database", move || {
-        std::fs::metadata(&path)
-            .map(|metadata| FileId(metadata.dev(), metadata.ino()))
-            .map_err(|cause| StoreError::io(format!("look at {}", path.display()), cause))
-    });
-    found.await.ok()
+    blocking("look at the database", move || match std::fs::metadata(&path) {
+        Ok(metadata) => Ok(Some(FileId(metadata.dev(), metadata.ino()))),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(StoreError::io(format!("look at {}", path.display()), cause)),
+    })
+    .await
 }
 
 fn pool_options(connections_max: u32) -> SqlitePoolOptions {

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::backup::{BACKUP_FILE, check, exists, restore};
+use super::backup::{BACKUP_FILE, check, exists, keep_damaged, restore};
 use super::connect::{self, Pools};
 use super::health::{Remade, Source};
 use super::{META_FILE, SqliteMeta, schema};
@@ -47,7 +47,7 @@ impl SqliteMeta {
     ) -> Result<Self, StoreError> {
         let path = root.join(META_FILE);
         let why = match look(&path).await? {
-            Found::Missing if has_content || exists(&root.join(BACKUP_FILE)).await => {
+            Found::Missing if has_content || exists(&root.join(BACKUP_FILE)).await? => {
                 Some("it was missing".to_owned())
             }
             Found::Unclean => match check(&path, false).await {
@@ -132,21 +132,22 @@ pub(super) async fn remake(
     at: Timestamp,
 ) -> Result<(Pools, Remade), StoreError> {
     let aside = move_aside(path, at).await?;
-    let mut from = Source::Nothing;
-    match restore(root, path).await {
-        Ok(true) => from = Source::Backup,
-        Ok(false) => {}
-        Err(error) => tracing::error!(%error, "the metadata database cannot be restored"),
+    // What fails now may work in a moment: an empty database in its place would lose everything.
+    let mut from = if restore(root, path).await? { Source::Backup } else { Source::Nothing };
+    if from == Source::Nothing {
+        keep_damaged(root).await?;
     }
     let pools = match connect::open(path).await {
         Err(error) if from == Source::Backup && error.kind() != StoreErrorKind::Io => {
             tracing::error!(%error, "the restored metadata database is of no use");
             move_aside(path, at).await?;
+            keep_damaged(root).await?;
             from = Source::Nothing;
             connect::open(path).await?
         }
         opened => opened?,
     };
+    prune(path).await;
     let remade = Remade { at, from, why, aside };
     tracing::error!(
         from = from.as_str(),
@@ -162,8 +163,7 @@ pub(super) async fn remake(
     Ok((pools, remade))
 }
 
-/// Renames the files of the database, and removes the oldest of those that were moved before.
-/// Where the database's own file went, if there was one.
+/// Renames the files of the database. Empty ones, as an attempt to open it leaves them, go. Where the database's own file went, if there was one.
 async fn move_aside(path: &Path, at: Timestamp) -> Result<Option<PathBuf>, StoreError> {
     let path = path.to_owned();
     blocking("move the database aside", move || {
@@ -174,24 +174,37 @@ async fn move_aside(path: &Path, at: Timestamp) -> Result<Option<PathBuf>, Store
         let aside = beside(&path, &format!("{DAMAGED}{}", after.max(at.unix_ms() / 1000)));
         let mut moved = None;
         for suffix in SUFFIXES {
-            let target = beside(&aside, suffix);
-            match fs::rename(beside(&path, suffix), &target) {
+            let (source, target) = (beside(&path, suffix), beside(&aside, suffix));
+            if fs::metadata(&source).is_ok_and(|metadata| metadata.len() == 0) {
+                fs::remove_file(&source).map_err(failed)?;
+                continue;
+            }
+            match fs::rename(source, &target) {
                 Ok(()) if suffix.is_empty() => moved = Some(target),
                 Ok(()) => {}
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
                 Err(cause) => return Err(failed(cause)),
             }
         }
-        if let Err(error) = prune(&path) {
-            tracing::warn!(%error, "an old damaged database cannot be removed");
-        }
         Ok(moved)
     })
     .await
 }
 
-/// Removes damaged databases beyond [`DAMAGED_KEPT_MAX`], the oldest first.
-fn prune(path: &Path) -> io::Result<()> {
+/// Removes damaged databases beyond [`DAMAGED_KEPT_MAX`], the oldest first. Only once there is a
+/// new one: until then they may be all that is left.
+async fn prune(path: &Path) {
+    let path = path.to_owned();
+    let pruned = blocking("remove old damaged databases", move || {
+        remove_oldest(&path)
+            .map_err(|cause| StoreError::io(format!("prune beside {}", path.display()), cause))
+    });
+    if let Err(error) = pruned.await {
+        tracing::warn!(%error, "an old damaged database cannot be removed");
+    }
+}
+
+fn remove_oldest(path: &Path) -> io::Result<()> {
     let seconds = damaged(path)?;
     let old = seconds.len().saturating_sub(DAMAGED_KEPT_MAX);
     for second in seconds.into_iter().take(old) {

@@ -48,6 +48,8 @@ struct Tender {
     backup_due: Instant,
     /// Changes that the last backup has.
     backed_up: u64,
+    /// How often something was forgotten, and the backup with it, when that was last looked at.
+    forgotten: u64,
     /// Alarms since the database was last made anew.
     false_alarms: u32,
 }
@@ -95,6 +97,7 @@ impl Tender {
             clock,
             backup_due: Instant::now() + BACKUP_SOON,
             backed_up: 0,
+            forgotten: 0,
             false_alarms: 0,
         }
     }
@@ -103,7 +106,7 @@ impl Tender {
     async fn look(&mut self) -> Result<(), StoreError> {
         let pools = self.store.pools();
         let shared = &self.store.0;
-        if file_id(&shared.path).await != pools.file {
+        if file_id(&shared.path).await? != pools.file {
             shared.health.suspect();
         } else if !shared.health.is_suspect()
             && let Err(error) = first_page(&self.store).await
@@ -117,7 +120,7 @@ impl Tender {
     async fn heal(&mut self, pools: Pools) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.store.0);
         let (root, path) = (&shared.root, &shared.path);
-        let gone = !exists(path).await;
+        let gone = !exists(path).await?;
         if gone && !pools.writer.is_closed() {
             // Whoever has it open can still read it.
             let saved = match pools.writer.acquire().await {
@@ -159,6 +162,11 @@ impl Tender {
 
     async fn back_up_if_due(&mut self) -> Result<(), StoreError> {
         let changed = self.store.0.health.changed();
+        let forgotten = self.store.0.health.forgotten();
+        if forgotten != self.forgotten {
+            self.forgotten = forgotten;
+            self.backup_due = self.backup_due.min(Instant::now() + BACKUP_SOON);
+        }
         if Instant::now() < self.backup_due || changed == self.backed_up {
             return Ok(());
         }
@@ -297,11 +305,32 @@ mod tests {
         let backup = root.path().join(super::super::backup::BACKUP_FILE);
         let mut bytes = fs::read(&backup).unwrap();
         bytes[4096..].fill(0x5a);
-        fs::write(&backup, bytes).unwrap();
+        fs::write(&backup, &bytes).unwrap();
         fs::remove_file(file(&root)).unwrap();
         let store = opened(&root).await;
         assert!(!knows(&store, 1).await);
         store.probe().await.unwrap();
+        store.back_up().await.unwrap();
+        let kept = root.path().join(super::super::backup::DAMAGED_BACKUP_FILE);
+        assert_eq!(fs::read(kept).unwrap(), bytes, "the next backup does not overwrite it");
+    }
+
+    #[tokio::test]
+    async fn a_backup_that_cannot_be_judged_is_not_done_without() {
+        let root = TempDir::new().unwrap();
+        let backup = root.path().join(super::super::backup::BACKUP_FILE);
+        // SQLite can open no directory, which is nothing that it says about damage.
+        fs::create_dir(&backup).unwrap();
+        fs::write(backup.join("x"), "x").unwrap();
+        fs::write(file(&root), "this is no database ".repeat(1000)).unwrap();
+        for _ in 0..4 {
+            let error = SqliteMeta::open_or_heal(root.path(), true, &clock()).await.unwrap_err();
+            assert_ne!(error.kind(), StoreErrorKind::Corrupt, "{error}");
+            assert!(!file(&root).exists(), "no empty one took its place");
+            fs::write(file(&root), "").unwrap();
+        }
+        assert_eq!(aside(&root), ["meta-v1.sqlite.damaged-5000"], "empty files are not kept");
+        assert!(backup.exists());
     }
 
     #[tokio::test]
@@ -397,6 +426,17 @@ mod tests {
         store.back_up().await.unwrap();
         store.forget_scope(&scope("a/b")).await.unwrap();
         assert!(!backup.exists());
+        store.back_up().await.unwrap();
+        let since = |ms| Some(Timestamp::from_unix_ms(ms));
+        store.set_denied(&scope("a/b"), since(7)).await.unwrap();
+        assert!(!backup.exists(), "a refusal must not be forgotten");
+        store.back_up().await.unwrap();
+        store.set_denied(&scope("a/b"), since(9)).await.unwrap();
+        assert!(backup.exists(), "it is known already");
+        let mut tender = tender(&store);
+        tender.backup_due = Instant::now() + BACKUP_EVERY;
+        tender.back_up_if_due().await.unwrap();
+        assert!(tender.backup_due <= Instant::now() + BACKUP_SOON, "the next one comes soon");
     }
 
     #[tokio::test]
