@@ -73,8 +73,8 @@ fn the_parallel_fetch_of_containerd_costs_every_byte_once() {
 fn a_probe_of_a_huge_blob_costs_little_and_takes_no_room() {
     let upstream = FaultyUpstream::start_blocking();
     let size = 10_000_000_000;
-    // Its digest is never looked at: nobody reads it to the end.
-    let digest = upstream.add_random_blob("library/a", 2, size);
+    let digest = format!("sha256:{:064x}", 2);
+    upstream.add_blob_under("library/a", &digest, Random::new(2, size));
     let more = "[fill]\npause_after = \"300ms\"\n[storage]\nmax_size = \"256MiB\"\n";
     let pierhead = Pierhead::start(PIERHEAD, &config(&upstream, more));
     let url = blob_url(&pierhead, "library/a", &digest);

@@ -282,7 +282,8 @@ fn what_nobody_reads_is_kept_when_the_process_ends() {
 fn what_nobody_reads_waits_for_its_next_reader() {
     let upstream = FaultyUpstream::start_blocking();
     let size = 1024 * MIB;
-    let digest = upstream.add_random_blob("library/a", 12, size);
+    let digest = format!("sha256:{:064x}", 12);
+    upstream.add_blob_under("library/a", &digest, Random::new(12, size));
     let throttle = upstream.fault(On::blobs().get(), Fault::Throttle(16 * MIB));
     let pierhead = Pierhead::start(PIERHEAD, &config(&upstream, "[fill]\npause_after = \"1s\"\n"));
     let url = blob_url(&pierhead, "library/a", &digest);

@@ -334,8 +334,9 @@ impl MetaStore for SqliteMeta {
             .execute(&self.writer())
             .await
             .map_err(|cause| self.failed("record a refusal", cause))?;
-        if since.is_some() && done.rows_affected() > 0 {
-            // A backup from before would serve what is refused.
+        // A backup from before would serve what is refused, if it knows anything of it: clients can
+        // name what does not exist.
+        if since.is_some() && done.rows_affected() > 0 && self.knows(scope).await? {
             self.forget_backup().await?;
         }
         Ok(())
@@ -472,6 +473,21 @@ fn parsed<T>(table: &'static str, scope: &Scope, record: Result<T, Damaged>) -> 
             tracing::warn!(table, %scope, %error, "a damaged record is taken for absent");
         })
         .ok()
+}
+
+impl SqliteMeta {
+    /// Whether anything is known of that repository that could be served.
+    async fn knows(&self, scope: &Scope) -> Result<bool, StoreError> {
+        sqlx::query_scalar(
+            "SELECT EXISTS(SELECT 1 FROM link WHERE upstream = ?1 AND repo = ?2) \
+             OR EXISTS(SELECT 1 FROM tag WHERE upstream = ?1 AND repo = ?2)",
+        )
+        .bind(scope.upstream.as_str())
+        .bind(scope.repo.as_str())
+        .fetch_one(&self.readers())
+        .await
+        .map_err(|cause| self.failed("look for a repository", cause))
+    }
 }
 
 fn parse_link(row: &SqliteRow) -> Result<Link, Damaged> {

@@ -428,6 +428,9 @@ mod tests {
         assert!(!backup.exists());
         store.back_up().await.unwrap();
         let since = |ms| Some(Timestamp::from_unix_ms(ms));
+        store.set_denied(&scope("made/up"), since(7)).await.unwrap();
+        assert!(backup.exists(), "nothing is known of it, and clients can name anything");
+        store.put_links(&scope("a/b"), &[(digest(3), bare(LinkKind::Blob))]).await.unwrap();
         store.set_denied(&scope("a/b"), since(7)).await.unwrap();
         assert!(!backup.exists(), "a refusal must not be forgotten");
         store.back_up().await.unwrap();

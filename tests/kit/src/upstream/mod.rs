@@ -204,6 +204,12 @@ impl FaultyUpstream {
         self.insert_blob(repository, random.sha256(), Data::Random(random))
     }
 
+    /// Adds made-up content under a digest that it does not have: for blobs so large that making
+    /// their digest takes longer than a test should, and of which nobody reads all.
+    pub fn add_blob_under(&self, repository: &str, digest: &str, content: Random) {
+        self.insert_blob(repository, digest.to_owned(), Data::Random(content));
+    }
+
     fn insert_blob(&self, repository: &str, digest: String, data: Data) -> String {
         let mut content = self.state.content.lock().unwrap();
         content.repository(repository).blobs.insert(digest.clone());
