@@ -114,7 +114,8 @@ async fn a_reader_far_ahead_gets_what_landed_there() {
     let mut reader = BlobReader::Growing(ready(&flight).await.unwrap());
     let early = timeout(A_WHILE, reader.read(100_000..SIZE, false)).await;
     assert!(early.is_err());
-    assert_eq!(permit.demands().wishes().readers, [100_000..SIZE], "it is known what it needs");
+    let needs = permit.demands().wishes().readers;
+    assert_eq!(needs.first(), Some(&(100_000..SIZE)), "it is known what it needs");
     permit.landed(&[0..10, 100_000..120_000].into_iter().collect());
     let read = reader.read(100_000..SIZE, false).await.unwrap().unwrap();
     assert_eq!((read.len(), read[0]), (20_000, (100_000 % 251) as u8));
