@@ -13,8 +13,21 @@ use crate::oci::Verified;
 use crate::store::StoreErrorKind;
 use crate::store::blob::conformance::{self, commit, pattern, verified};
 
+/// Opens it. The crash tests start processes, which hold every lock of this one from their fork to
+/// their `exec`: one that was let go of may take a moment to be free.
 async fn store(root: &TempDir) -> FsBlobs {
-    FsBlobs::open(root.path(), FsOptions::default()).await.unwrap()
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match FsBlobs::open(root.path(), FsOptions::default()).await {
+            Err(error)
+                if error.kind() == StoreErrorKind::Locked
+                    && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::task::yield_now().await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 fn path_of(root: &TempDir, digest: &Digest) -> PathBuf {
