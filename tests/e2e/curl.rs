@@ -64,7 +64,7 @@ fn parts_and_resumption() {
     let version2 = curl.download(&url, "two", &["--http2-prior-knowledge"]).ok();
     assert_eq!(version2.text(), "200 2");
     assert_eq!(sha256(std::fs::read(curl.out("two")).unwrap()), digest);
-    bench.nothing_was_fetched_twice(&layout);
+    bench.no_byte_was_fetched_twice(&layout);
 }
 
 #[test]

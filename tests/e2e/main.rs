@@ -103,6 +103,16 @@ impl Bench {
     /// Checks that upstream sent no byte of a blob twice.
     #[track_caller]
     fn nothing_was_fetched_twice(&self, layout: &Layout) {
+        for (digest, size, gets) in self.no_byte_was_fetched_twice(layout) {
+            let small = size <= 256 * 1024 * 1024;
+            assert!(gets <= 1 || !small, "{digest} of {size} bytes: {gets} GETs");
+        }
+    }
+
+    /// Also of blobs that were asked for in parts. Each blob with its size and how many GETs it
+    /// cost.
+    #[track_caller]
+    fn no_byte_was_fetched_twice(&self, layout: &Layout) -> Vec<(String, u64, usize)> {
         let mut sent = BTreeMap::<_, (u64, usize)>::new();
         for request in self.registry.access_log() {
             if request.method == "GET"
@@ -114,12 +124,12 @@ impl Bench {
                 entry.1 += 1;
             }
         }
-        for (digest, size) in layout.blobs() {
+        let blobs = layout.blobs().into_iter().map(|(digest, size)| {
             let (bytes, gets) = sent.get(&digest).copied().unwrap_or_default();
             assert!(bytes <= size, "{digest} of {size} bytes: {bytes} by {gets} GETs");
-            let small = size <= 256 * 1024 * 1024;
-            assert!(gets <= 1 || !small, "{digest} of {size} bytes: {gets} GETs");
-        }
+            (digest, size, gets)
+        });
+        blobs.collect()
     }
 }
 

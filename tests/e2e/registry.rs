@@ -1,8 +1,11 @@
 //! A real registry as upstream that goes away and comes back, and as another cache behind us.
 
+use std::time::Duration;
+
 use pierhead_kit::images::{multi_arch, random_layers};
 use pierhead_kit::program::DockerRegistry;
 use pierhead_kit::sha256;
+use pierhead_kit::wait_until;
 
 use super::{Bench, NAME, ask};
 
@@ -27,6 +30,11 @@ fn everything_cached_outlives_upstream() {
     assert!(missing.json()["errors"][0]["code"].is_string(), "{missing:?}");
 
     bench.registry.resume();
+    // It is left alone for a moment after it failed so often, and then asked by one.
+    wait_until("upstream is asked again", Duration::from_secs(60), || {
+        let answer = bench.ask("GET", "manifests/1").expect(200);
+        answer.header("warning").is_none().then_some(())
+    });
     bench.tag_is_fresh("1");
     bench.ask("GET", "manifests/cold").expect(200);
 }
