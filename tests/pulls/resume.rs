@@ -83,12 +83,8 @@ fn cut_three_times_is_one_answer_and_no_byte_twice() {
             // At 30, 60 and 90 percent; each request goes on where the one before it was cut.
             [(0, size * 3 / 10), (1, size * 3 / 10), (2, size * 3 / 10)]
         } else {
-            // The same places, each one request later for the one that was cut before.
-            [
-                (4, size * 3 / 10 - 4 * segment),
-                (10, size * 6 / 10 - 9 * segment),
-                (16, size * 9 / 10 - 14 * segment),
-            ]
+            // The same places: what follows a cut is in segments that begin there.
+            [4, 9, 14].map(|request| (request, size * 3 / 10 - 4 * segment))
         };
         for (request, after) in cuts {
             upstream.fault(On::blobs().get().skip(request).once(), Fault::CutAfter(after));

@@ -90,9 +90,12 @@ fn bridged_for_its_time(name: &str, fault: Fault, shown: &str, status: u16) {
     assert!(pierhead.metric("pierhead_stale_refused_total", &[("row", name)]) >= 1.0);
     let over = row(&staleness(&pierhead, false), name).clone();
     assert_eq!((over["served"].clone(), over["left_seconds"].clone()), (false.into(), Value::Null));
-    // Nothing is lost: upstream confirms it, and it is served again.
+    // Nothing is lost: upstream is asked when it has been left alone for a while, confirms it, and
+    // it is served again.
     upstream.clear(fault);
-    get(&pierhead, "v1").expect(200);
+    wait_until("upstream confirms it", DEADLINE, || {
+        (get(&pierhead, "v1").status == 200).then_some(())
+    });
 }
 
 #[test]
