@@ -217,15 +217,15 @@ async fn records_while_writing_never_say_more_than_has_landed() {
         let mut spool = store.resume(&fill.key, Expect::Whole(None)).await.unwrap();
         let recorder = spool.recorder().unwrap();
         let (ends, told) = tokio::sync::watch::channel(0_u64);
+        let (recorded, mut records) = tokio::sync::watch::channel(0_u64);
         let recording = tokio::task::spawn_blocking(move || {
-            let mut records = 0;
             loop {
                 let end = *told.borrow();
-                let recorded = Recorded { landed: Spans::of(0..end), size: None };
-                if recorder.record(&recorded).is_err() {
-                    break records;
+                let landed = Recorded { landed: Spans::of(0..end), size: None };
+                if recorder.record(&landed).is_err() {
+                    break;
                 }
-                records += 1;
+                recorded.send_modify(|records| *records += 1);
             }
         });
         for (n, chunk) in fill.bytes.chunks(1_000).enumerate() {
@@ -233,9 +233,11 @@ async fn records_while_writing_never_say_more_than_has_landed() {
             ends.send_replace((n as u64 + 1) * 1_000);
             tokio::task::yield_now().await;
         }
+        // A busy machine may begin to record only now.
+        records.wait_for(|records| *records > 0).await.unwrap();
         // Waits for the record that is being written, and ends them.
         drop(spool);
-        assert!(recording.await.unwrap() > 0);
+        recording.await.unwrap();
     }
     let store = store(&root).await;
     for parked in store.parked().await.unwrap() {
