@@ -1,0 +1,1 @@
+//! Runs Pierhead's plugins: the only crate that names wasmtime.

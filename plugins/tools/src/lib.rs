@@ -1,0 +1,1 @@
+//! What authors of plugins work with: `pierhead plugin new`, `build`, `test`, `inspect`, `diff`.
