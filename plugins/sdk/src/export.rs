@@ -37,6 +37,7 @@ fn configured<P: Hosted>() -> Result<&'static P, Failure> {
 
 impl<P: Hosted> lifecycle::exports::pierhead::plugin::lifecycle::Guest for Exports<P> {
     fn configure(json: String) -> Result<(), Failure> {
+        wit_bindgen::rt::maybe_link_cabi_realloc();
         std::panic::set_hook(Box::new(|panic| crate::log::error(&panic.to_string())));
         let plugin = P::configure(settings::parse(&json)?)?;
         drop(json);

@@ -59,6 +59,8 @@ fn bindings(world: &str) -> String {
         additional_derive_attributes: vec!["PartialEq".to_owned()],
         generate_unused_types: true,
         pub_export_macro: true,
+        // The macro that exports a hook carries the whole type with it.
+        disable_custom_section_link_helpers: true,
         export_macro_name: Some(format!("__export_{}", module(world))),
         default_bindings_module: Some(format!("$crate::bindings::{}", module(world))),
         ..Opts::default()
@@ -77,7 +79,14 @@ fn bindings(world: &str) -> String {
     let mut files = Files::default();
     options.build().generate(&mut resolve, id, &mut files).expect("bindings are made");
     let (_, text) = files.iter().next().expect("one file is made");
-    OPENING.to_owned() + std::str::from_utf8(text).expect("Rust is UTF-8")
+    let text = std::str::from_utf8(text).expect("Rust is UTF-8");
+    // What describes the imports alone: the macro of an export says that as well, and linkers keep
+    // all of them.
+    let (text, _) = text
+        .rsplit_once("#[rustfmt::skip]\n#[cfg(target_arch = \"wasm32\")]\n")
+        .expect("it ends with a description");
+    // Examples that show how to use a macro that nobody is to use: no tests.
+    OPENING.to_owned() + &text.replace("/// ```rust", "/// ```text")
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //   * export-macro-name: __export_imports
 //   * pub-export-macro
 //   * generate_unused_types
+//   * disable_custom_section_link_helpers
 #[rustfmt::skip]
 #[allow(dead_code, clippy::all)]
 pub mod pierhead {
@@ -18,9 +19,6 @@ pub mod pierhead {
         /// known later goes into `attributes`, and then into a new interface beside this one.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod types {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             /// An algorithm and its hexadecimal digits in lower case: `sha256:…`.
             pub type Digest = _rt::String;
@@ -442,9 +440,6 @@ pub mod pierhead {
         /// What a policy answers.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod verdicts {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             /// Error codes of the OCI distribution specification: a refusal reaches the client as a
             /// well-formed registry error.
@@ -652,9 +647,6 @@ pub mod pierhead {
         /// call never waits for a log.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod log {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             pub type Attributes = super::super::super::pierhead::plugin::types::Attributes;
             /// How much somebody wants to know it.
@@ -799,9 +791,6 @@ pub mod pierhead {
         /// The mount's settings.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod settings {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             #[allow(unused_unsafe, clippy::all)]
             /// The mount's `config`, as JSON. The same that `lifecycle.configure` is handed.
@@ -903,9 +892,6 @@ pub mod pierhead {
         /// Cryptography at native speed.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod crypto {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             /// A hash function.
             #[repr(u8)]
@@ -1350,9 +1336,6 @@ pub mod pierhead {
         /// What was found out about content: by scanners, signature checks and other plugins.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod facts {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             pub type Digest = super::super::super::pierhead::plugin::types::Digest;
             pub type UnixMs = super::super::super::pierhead::plugin::types::UnixMs;
@@ -1614,9 +1597,6 @@ pub mod pierhead {
         /// a reload. Needs `grants.kv`.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod kv {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             /// Why not.
             #[derive(Clone, PartialEq)]
@@ -2105,9 +2085,6 @@ pub mod pierhead {
         /// granted, and follows no redirect.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod http {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             /// A request.
             #[derive(Clone, PartialEq)]
@@ -2457,9 +2434,6 @@ pub mod pierhead {
         /// bounded pieces; the host never holds a whole blob for a plugin.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod content {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             pub type Reference = super::super::super::pierhead::plugin::types::Reference;
             pub type Descriptor = super::super::super::pierhead::plugin::types::Descriptor;
@@ -3927,91 +3901,4 @@ mod _rt {
         }
     }
     extern crate alloc as alloc_crate;
-}
-#[rustfmt::skip]
-#[cfg(target_arch = "wasm32")]
-#[unsafe(
-    link_section = "component-type:wit-bindgen:0.60.0:pierhead:sdk:imports-with-all-of-its-exports-removed:encoded world"
-)]
-#[doc(hidden)]
-#[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 3322] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xdc\x18\x01A\x02\x01\
-A\x17\x01B$\x01s\x04\0\x06digest\x03\0\0\x01w\x04\0\x07unix-ms\x03\0\x02\x01o\x02\
-ss\x01p\x04\x04\0\x0aattributes\x03\0\x05\x01m\x08\x04pull\x04push\x06delete\x09\
-list-tags\x07catalog\x09referrers\x05mount\x05admin\x04\0\x06action\x03\0\x07\x01\
-m\x05\x08manifest\x04blob\x03tag\x0arepository\x08registry\x04\0\x0bobject-kind\x03\
-\0\x09\x01ks\x01k\x01\x01r\x04\x08upstreams\x0arepositorys\x03tag\x0b\x06digest\x0c\
-\x04\0\x09reference\x03\0\x0d\x01r\x03\x02oss\x0carchitectures\x07variant\x0b\x04\
-\0\x08platform\x03\0\x0f\x01k\x10\x01r\x06\x0amedia-types\x06digest\x01\x04sizew\
-\x0dartifact-type\x0b\x08platform\x11\x0bannotations\x06\x04\0\x0adescriptor\x03\
-\0\x12\x01ps\x01k\x03\x01r\x06\x07subjects\x06issuers\x06methods\x06groups\x14\x06\
-claims\x06\x0aexpires-at\x15\x04\0\x08identity\x03\0\x16\x01r\x03\x07addresss\x0a\
-user-agent\x0b\x0btls-subject\x0b\x04\0\x06client\x03\0\x18\x01k\x17\x01r\x06\x0a\
-request-ids\x03now\x03\x0bdeadline-msy\x06client\x19\x08identity\x1a\x0aattribut\
-es\x06\x04\0\x0ccall-context\x03\0\x1b\x01m\x05\x06config\x05input\x0bunavailabl\
-e\x11denied-capability\x08internal\x04\0\x0cfailure-kind\x03\0\x1d\x01ky\x01r\x03\
-\x04kind\x1e\x07messages\x0eretry-after-ms\x1f\x04\0\x07failure\x03\0\x20\x01m\x06\
-\x07unknown\x0anegligible\x03low\x06medium\x04high\x08critical\x04\0\x08severity\
-\x03\0\"\x03\0\x1bpierhead:plugin/types@0.1.0\x05\0\x01B\x12\x01m\x07\x06denied\x0c\
-unauthorized\x0cname-unknown\x10manifest-unknown\x0cblob-unknown\x0ftoomanyreque\
-sts\x0bunsupported\x04\0\x0aerror-code\x03\0\0\x01ks\x01r\x03\x04code\x01\x07mes\
-sages\x06detail\x02\x04\0\x06denial\x03\0\x03\x01q\x03\x07abstain\0\0\x05allow\0\
-\0\x04deny\x01\x04\0\x04\0\x08decision\x03\0\x05\x01n\x08\x08identity\x0eclient-\
-address\x0arepository\x03tag\x06digest\x06action\x04time\x05facts\x04\0\x0adepen\
-ds-on\x03\0\x07\x01r\x02\x06ttl-msy\x03key\x08\x04\0\x05reuse\x03\0\x09\x01o\x02\
-ss\x01q\x04\x04warn\x01s\0\x05audit\x01\x0b\0\x05count\x01s\0\x04scan\x01s\0\x04\
-\0\x0aobligation\x03\0\x0c\x01p\x0d\x01k\x0a\x01r\x03\x08decision\x06\x0bobligat\
-ions\x0e\x05reuse\x0f\x04\0\x07verdict\x03\0\x10\x03\0\x1epierhead:plugin/verdic\
-ts@0.1.0\x05\x01\x02\x03\0\0\x0aattributes\x01B\x08\x02\x03\x02\x01\x02\x04\0\x0a\
-attributes\x03\0\0\x01m\x05\x05trace\x05debug\x04info\x04warn\x05error\x04\0\x05\
-level\x03\0\x02\x01@\x01\x05level\x03\0\x7f\x04\0\x07enabled\x01\x04\x01@\x03\x05\
-level\x03\x07messages\x06fields\x01\x01\0\x04\0\x05write\x01\x05\x03\0\x19pierhe\
-ad:plugin/log@0.1.0\x05\x03\x01B\x05\x01@\0\0s\x04\0\x04json\x01\0\x01ks\x01@\x01\
-\x04names\0\x01\x04\0\x06secret\x01\x02\x03\0\x1epierhead:plugin/settings@0.1.0\x05\
-\x04\x01B\x11\x01m\x03\x06sha256\x06sha384\x06sha512\x04\0\x04hash\x03\0\0\x01m\x09\
-\x11ecdsa-p256-sha256\x17ecdsa-p256-sha256-fixed\x11ecdsa-p384-sha384\x17ecdsa-p\
-384-sha384-fixed\x07ed25519\x10rsa-pkcs1-sha256\x10rsa-pkcs1-sha384\x10rsa-pkcs1\
--sha512\x0ersa-pss-sha256\x04\0\x10signature-scheme\x03\0\x02\x01p}\x01o\x02\x04\
-\x04\x01q\x03\x04spki\x01\x04\0\x03rsa\x01\x05\0\x05point\x01\x04\0\x04\0\x0apub\
-lic-key\x03\0\x06\x01@\x02\x04hash\x01\x04data\x04\0\x04\x04\0\x06digest\x01\x08\
-\x01@\x03\x04hash\x01\x03key\x04\x04data\x04\0\x04\x04\0\x04hmac\x01\x09\x01@\x02\
-\x01a\x04\x01b\x04\0\x7f\x04\0\x05equal\x01\x0a\x01j\x01\x7f\x01s\x01@\x04\x06sc\
-heme\x03\x03key\x07\x07message\x04\x09signature\x04\0\x0b\x04\0\x06verify\x01\x0c\
-\x03\0\x1cpierhead:plugin/crypto@0.1.0\x05\x05\x02\x03\0\0\x06digest\x02\x03\0\0\
-\x07unix-ms\x01B\x0e\x02\x03\x02\x01\x06\x04\0\x06digest\x03\0\0\x02\x03\x02\x01\
-\x07\x04\0\x07unix-ms\x03\0\x02\x01r\x04\x06sources\x04names\x04jsons\x02at\x03\x04\
-\0\x04fact\x03\0\x04\x01ks\x01p\x05\x01@\x02\x07subject\x01\x04name\x06\0\x07\x04\
-\0\x05about\x01\x08\x01kw\x01j\0\x01s\x01@\x04\x07subject\x01\x04names\x04jsons\x06\
-ttl-ms\x09\0\x0a\x04\0\x05state\x01\x0b\x03\0\x1bpierhead:plugin/facts@0.1.0\x05\
-\x08\x01B\x10\x01q\x04\x0eno-such-bucket\0\0\x05quota\0\0\x0cnot-a-number\0\0\x05\
-other\x01s\0\x04\0\x08kv-error\x03\0\0\x01p}\x01k\x02\x01j\x01\x03\x01\x01\x01@\x02\
-\x06buckets\x03keys\0\x04\x04\0\x03get\x01\x05\x01kw\x01j\0\x01\x01\x01@\x04\x06\
-buckets\x03keys\x05value\x02\x06ttl-ms\x06\0\x07\x04\0\x03set\x01\x08\x01@\x02\x06\
-buckets\x03keys\0\x07\x04\0\x06delete\x01\x09\x01j\x01x\x01\x01\x01@\x04\x06buck\
-ets\x03keys\x02byx\x06ttl-ms\x06\0\x0a\x04\0\x09increment\x01\x0b\x03\0\x18pierh\
-ead:plugin/kv@0.1.0\x05\x09\x01B\x0d\x01o\x02ss\x01p\0\x01p}\x01k\x02\x01r\x04\x06\
-methods\x03urls\x07headers\x01\x04body\x03\x04\0\x07request\x03\0\x04\x01r\x03\x06\
-status{\x07headers\x01\x04body\x02\x04\0\x08response\x03\0\x06\x01q\x05\x06denie\
-d\x01s\0\x07invalid\x01s\0\x09too-large\x01w\0\x07timeout\0\0\x0bunreachable\x01\
-s\0\x04\0\x0ahttp-error\x03\0\x08\x01j\x01\x07\x01\x09\x01@\x01\x07request\x05\0\
-\x0a\x04\0\x04send\x01\x0b\x03\0\x1apierhead:plugin/http@0.1.0\x05\x0a\x02\x03\0\
-\0\x09reference\x02\x03\0\0\x0adescriptor\x01B\x1d\x02\x03\x02\x01\x0b\x04\0\x09\
-reference\x03\0\0\x02\x03\x02\x01\x0c\x04\0\x0adescriptor\x03\0\x02\x02\x03\x02\x01\
-\x06\x04\0\x06digest\x03\0\x04\x01q\x05\x09not-found\0\0\x06denied\0\0\x09too-la\
-rge\x01w\0\x08upstream\x01s\0\x05other\x01s\0\x04\0\x0dcontent-error\x03\0\x06\x04\
-\0\x04blob\x03\x01\x01h\x08\x01@\x01\x04self\x09\0\x03\x04\0\x17[method]blob.des\
-criptor\x01\x0a\x01p}\x01j\x01\x0b\x01\x07\x01@\x03\x04self\x09\x06offsetw\x03ma\
-xy\0\x0c\x04\0\x11[method]blob.read\x01\x0d\x01o\x02\x03\x0b\x01j\x01\x0e\x01\x07\
-\x01@\x01\x09reference\x01\0\x0f\x04\0\x08manifest\x01\x10\x01i\x08\x01j\x01\x11\
-\x01\x07\x01@\x01\x09reference\x01\0\x12\x04\0\x04open\x01\x13\x01ks\x01p\x03\x01\
-j\x01\x15\x01\x07\x01@\x02\x09reference\x01\x0dartifact-type\x14\0\x16\x04\0\x09\
-referrers\x01\x17\x03\0\x1dpierhead:plugin/content@0.1.0\x05\x0d\x04\04pierhead:\
-sdk/imports-with-all-of-its-exports-removed\x04\0\x0b-\x01\0'imports-with-all-of\
--its-exports-removed\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-comp\
-onent\x070.254.2\x10wit-bindgen-rust\x060.60.0";
-#[inline(never)]
-#[doc(hidden)]
-pub fn __link_custom_section_describing_imports() {
-    wit_bindgen::rt::maybe_link_cabi_realloc();
 }
