@@ -228,7 +228,8 @@ fn moment(text: &str) -> Option<u64> {
         return None;
     };
     // Years begin in March, so that leap days are their ends.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+    let (year, month) =
+        if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
     let seconds = days.checked_sub(719_468)? * 86_400 + hour * 3_600 + minute * 60 + second;
     Some(seconds * 1_000)
@@ -287,8 +288,7 @@ fn of_hook<T>(
     run: impl FnOnce(&CallContext) -> Result<Result<T, Failure>, CallError>,
     answer: impl FnOnce(T) -> Answer,
 ) -> Option<Result<Answer, CallError>> {
-    (call.hook == hook)
-        .then(|| run(&call.context())?.map(answer).map_err(CallError::Failure))
+    (call.hook == hook).then(|| run(&call.context())?.map(answer).map_err(CallError::Failure))
 }
 
 /// Calls `authenticator`, if it is meant.
@@ -441,7 +441,11 @@ pub fn examples<P: Callable>() -> Result<usize, String> {
 }
 
 /// Compares what is expected, if anything is.
-fn same<T: PartialEq + fmt::Debug>(what: &str, expected: Option<&T>, found: &T) -> Result<(), String> {
+fn same<T: PartialEq + fmt::Debug>(
+    what: &str,
+    expected: Option<&T>,
+    found: &T,
+) -> Result<(), String> {
     match expected {
         Some(expected) if expected != found => {
             Err(format!("{what}: expected {expected:?}, found {found:?}"))
@@ -526,7 +530,11 @@ impl Expect {
             Decision::Allow => ("allow", String::new(), ""),
             Decision::Deny(denial) => {
                 let code = format!("{:?}", denial.code);
-                ("deny", kebab(code.rsplit("::").next().unwrap_or_default()), denial.message.as_str())
+                (
+                    "deny",
+                    kebab(code.rsplit("::").next().unwrap_or_default()),
+                    denial.message.as_str(),
+                )
             }
         };
         same("decision", self.decision.as_ref(), &decision.to_owned())
@@ -555,7 +563,8 @@ impl Expect {
         same("outcome", self.outcome.as_ref(), &found.to_owned())
             .map_err(|error| format!("{error} {message}"))?;
         says(self.message.as_ref(), message)?;
-        let (Some(expected), AuthOutcome::Authenticated(identity)) = (&self.identity, outcome) else {
+        let (Some(expected), AuthOutcome::Authenticated(identity)) = (&self.identity, outcome)
+        else {
             return Ok(());
         };
         let given = |text: &String| (!text.is_empty()).then(|| text.clone());
