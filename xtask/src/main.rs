@@ -9,6 +9,7 @@ mod herd;
 mod load;
 mod nginx;
 mod origin;
+mod policy;
 mod process;
 mod programs;
 mod relay;

@@ -4,6 +4,7 @@ mod cache;
 mod calls;
 mod grants;
 mod hostile;
+mod interface;
 mod kit;
 mod leaks;
 mod lies;
