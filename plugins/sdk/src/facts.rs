@@ -38,7 +38,6 @@ pub fn state<T: Serialize>(
     what: &T,
     ttl: Option<Duration>,
 ) -> Result<(), Failure> {
-    let json =
-        serde_json::to_string(what).map_err(|error| Failure::internal(error.to_string()))?;
+    let json = serde_json::to_string(what).map_err(|error| Failure::internal(error.to_string()))?;
     host::facts::state(digest, name, &json, ttl.map(kv::milliseconds)).map_err(Failure::unavailable)
 }

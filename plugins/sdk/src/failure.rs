@@ -50,7 +50,9 @@ impl From<HttpError> for Failure {
     fn from(error: HttpError) -> Self {
         let (kind, message) = match error {
             HttpError::Denied(what) => (FailureKind::DeniedCapability, what),
-            HttpError::Invalid(what) => (FailureKind::Internal, format!("malformed request: {what}")),
+            HttpError::Invalid(what) => {
+                (FailureKind::Internal, format!("malformed request: {what}"))
+            }
             HttpError::TooLarge(bytes) => {
                 (FailureKind::Unavailable, format!("the answer is larger than {bytes} bytes"))
             }

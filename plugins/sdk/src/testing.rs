@@ -158,8 +158,12 @@ impl Host {
     /// Knows something of a digest.
     #[must_use]
     pub fn fact(self, digest: &str, source: &str, name: &str, json: &str) -> Self {
-        let fact =
-            Fact { source: source.to_owned(), name: name.to_owned(), json: json.to_owned(), at: NOW };
+        let fact = Fact {
+            source: source.to_owned(),
+            name: name.to_owned(),
+            json: json.to_owned(),
+            at: NOW,
+        };
         with(|state| state.facts.push(Known { subject: Some(digest.to_owned()), fact }));
         self
     }
@@ -182,7 +186,8 @@ impl Host {
     pub fn content(self, name: &str, descriptor: Descriptor, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         let named = reference(name);
-        let by_digest = Reference { tag: None, digest: Some(descriptor.digest.clone()), ..named.clone() };
+        let by_digest =
+            Reference { tag: None, digest: Some(descriptor.digest.clone()), ..named.clone() };
         with(|state| {
             for reference in [named, by_digest] {
                 let entry = (descriptor.clone(), bytes.clone());

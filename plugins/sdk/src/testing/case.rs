@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Host, Known, NOW, configure, context, manifest, reference, with};
 use crate::facts::Fact;
+use crate::units::rfc3339;
 use crate::{
     Action, AuthOutcome, Authenticator, Authorizer, CallContext, Client, Credential, Credentials,
     Decision, Failure, Identity, ManifestPolicy, ObjectKind, Plugin, Reference, Request,
@@ -75,7 +76,7 @@ pub struct Call {
     wanted: Vec<Wanted>,
     #[serde(default)]
     upstream: Option<Upstream>,
-    /// When, in RFC 3339 to the second.
+    /// When, in RFC 3339.
     #[serde(default)]
     now: Option<String>,
 }
@@ -216,24 +217,6 @@ pub trait Callable: Plugin {
     fn call(&self, call: &Call) -> Result<Answer, CallError>;
 }
 
-/// Milliseconds since 1970 of `2026-01-31T12:00:00Z` (RFC 3339, in UTC, to the second).
-fn moment(text: &str) -> Option<u64> {
-    let text = text.strip_suffix('Z')?;
-    let (date, time) = text.split_once('T')?;
-    let numbers = |text: &str, by: char| -> Option<Vec<u64>> {
-        text.split(by).map(|part| part.parse().ok()).collect()
-    };
-    let (date, time) = (numbers(date, '-')?, numbers(time, ':')?);
-    let (&[year, month, day], &[hour, minute, second]) = (date.as_slice(), time.as_slice()) else {
-        return None;
-    };
-    // Years begin in March, so that leap days are their ends.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
-    let seconds = days.checked_sub(719_468)? * 86_400 + hour * 3_600 + minute * 60 + second;
-    Some(seconds * 1_000)
-}
-
 fn text_or_json(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -287,8 +270,7 @@ fn of_hook<T>(
     run: impl FnOnce(&CallContext) -> Result<Result<T, Failure>, CallError>,
     answer: impl FnOnce(T) -> Answer,
 ) -> Option<Result<Answer, CallError>> {
-    (call.hook == hook)
-        .then(|| run(&call.context())?.map(answer).map_err(CallError::Failure))
+    (call.hook == hook).then(|| run(&call.context())?.map(answer).map_err(CallError::Failure))
 }
 
 /// Calls `authenticator`, if it is meant.
@@ -386,7 +368,7 @@ pub fn fetch<P: UpstreamCredentials>(plugin: &P, call: &Call) -> Option<Result<A
 /// What is not as expected.
 pub fn check<P: Callable>(case: &Case) -> Result<(), String> {
     let host = Host::new();
-    match case.call.now.as_deref().map(moment) {
+    match case.call.now.as_deref().map(rfc3339) {
         None => host.set_now(NOW),
         Some(Some(now)) => host.set_now(now),
         Some(None) => return Err("`now` is not a time".to_owned()),
@@ -441,7 +423,11 @@ pub fn examples<P: Callable>() -> Result<usize, String> {
 }
 
 /// Compares what is expected, if anything is.
-fn same<T: PartialEq + fmt::Debug>(what: &str, expected: Option<&T>, found: &T) -> Result<(), String> {
+fn same<T: PartialEq + fmt::Debug>(
+    what: &str,
+    expected: Option<&T>,
+    found: &T,
+) -> Result<(), String> {
     match expected {
         Some(expected) if expected != found => {
             Err(format!("{what}: expected {expected:?}, found {found:?}"))
@@ -526,7 +512,11 @@ impl Expect {
             Decision::Allow => ("allow", String::new(), ""),
             Decision::Deny(denial) => {
                 let code = format!("{:?}", denial.code);
-                ("deny", kebab(code.rsplit("::").next().unwrap_or_default()), denial.message.as_str())
+                (
+                    "deny",
+                    kebab(code.rsplit("::").next().unwrap_or_default()),
+                    denial.message.as_str(),
+                )
             }
         };
         same("decision", self.decision.as_ref(), &decision.to_owned())
@@ -555,7 +545,8 @@ impl Expect {
         same("outcome", self.outcome.as_ref(), &found.to_owned())
             .map_err(|error| format!("{error} {message}"))?;
         says(self.message.as_ref(), message)?;
-        let (Some(expected), AuthOutcome::Authenticated(identity)) = (&self.identity, outcome) else {
+        let (Some(expected), AuthOutcome::Authenticated(identity)) = (&self.identity, outcome)
+        else {
             return Ok(());
         };
         let given = |text: &String| (!text.is_empty()).then(|| text.clone());
@@ -577,14 +568,6 @@ impl Expect {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_moment_is_read() {
-        assert_eq!(moment("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(moment("2026-01-01T00:00:00Z"), Some(NOW));
-        assert_eq!(moment("2024-02-29T12:30:15Z"), Some(1_709_209_815_000));
-        assert_eq!(moment("yesterday"), None);
-    }
 
     #[test]
     fn names_are_those_of_the_interface() {

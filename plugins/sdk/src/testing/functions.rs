@@ -131,7 +131,10 @@ pub mod kv {
             Some(value) => {
                 let text = String::from_utf8(value).map_err(|_| KvError::NotANumber)?;
                 let number = text.parse::<i64>().map_err(|_| KvError::NotANumber)?;
-                (number, with(|state| state.kept.get(&key(bucket, name)).and_then(|kept| kept.ends)))
+                (
+                    number,
+                    with(|state| state.kept.get(&key(bucket, name)).and_then(|kept| kept.ends)),
+                )
             }
         };
         let sum = number.saturating_add(by);

@@ -48,7 +48,8 @@ impl ManifestPolicy for Policy {
         manifest: &Manifest,
     ) -> Result<Verdict, Failure> {
         let signed = !facts::named(&manifest.descriptor.digest, "signature").is_empty();
-        let trusted = ctx.identity.as_ref().is_some_and(|who| who.groups.contains(&"ops".to_owned()));
+        let trusted =
+            ctx.identity.as_ref().is_some_and(|who| who.groups.contains(&"ops".to_owned()));
         Ok(if signed || trusted { Verdict::allow() } else { Verdict::deny("not signed") })
     }
 }
@@ -90,8 +91,10 @@ fn a_case_that_is_not_met_says_what_was_found() {
 
 #[test]
 fn a_case_can_expect_that_something_breaks() {
-    case(r#"{"name": "x", "config": {"blocked": [""]}, "call": {"hook": "request-policy"},
-        "expect": {"broken": "configuration", "message": "without a letter"}}"#)
+    case(
+        r#"{"name": "x", "config": {"blocked": [""]}, "call": {"hook": "request-policy"},
+        "expect": {"broken": "configuration", "message": "without a letter"}}"#,
+    )
     .expect("it is met");
     case(r#"{"name": "x", "call": {"hook": "request-policy", "reference": "docker.io/library/debian"},
         "expect": {"broken": "failure", "message": "no tag"}}"#)

@@ -67,7 +67,9 @@ pub fn referrers(
     Ok(with(|state| {
         let all = state.referrers.iter().filter(|(of, _)| *of == subject);
         all.map(|(_, descriptor)| descriptor.clone())
-            .filter(|found| artifact_type.is_none() || found.artifact_type.as_deref() == artifact_type)
+            .filter(|found| {
+                artifact_type.is_none() || found.artifact_type.as_deref() == artifact_type
+            })
             .collect()
     }))
 }

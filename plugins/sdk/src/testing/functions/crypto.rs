@@ -36,12 +36,7 @@ mod without {
     ///
     /// # Errors
     /// Never.
-    pub fn verify(
-        _: SignatureScheme,
-        _: &PublicKey,
-        _: &[u8],
-        _: &[u8],
-    ) -> Result<bool, String> {
+    pub fn verify(_: SignatureScheme, _: &PublicKey, _: &[u8], _: &[u8]) -> Result<bool, String> {
         panic!("{LACKS}")
     }
 }
