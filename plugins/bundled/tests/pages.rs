@@ -78,3 +78,8 @@ fn check<P: Callable>(name: &str) {
 fn house_rules() {
     check::<house_rules::HouseRules>("house-rules");
 }
+
+#[test]
+fn htpasswd() {
+    check::<htpasswd::Htpasswd>("htpasswd");
+}
