@@ -9,9 +9,6 @@ use serde::Deserialize;
 
 use crate::toolchain::{TARGET, Toolchain, ToolchainError};
 
-
-
-
 /// Why a project cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {

@@ -1,5 +1,4 @@
 //! What authors of plugins work with: `pierhead plugin new`, `build`, `test`, `inspect`, `diff`.
-<<<<<<< HEAD
 //!
 //! Nothing here prints: the command line of Pierhead shows what these functions return.
 
@@ -15,7 +14,3 @@ mod template_files;
 pub mod toolchain;
 mod value;
 mod world;
-=======
-
-pub mod toolchain;
->>>>>>> w-sdk

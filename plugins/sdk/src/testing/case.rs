@@ -217,28 +217,6 @@ pub trait Callable: Plugin {
     fn call(&self, call: &Call) -> Result<Answer, CallError>;
 }
 
-<<<<<<< HEAD
-/// Milliseconds since 1970 of `2026-01-31T12:00:00Z` (RFC 3339, in UTC, to the second).
-fn moment(text: &str) -> Option<u64> {
-    let text = text.strip_suffix('Z')?;
-    let (date, time) = text.split_once('T')?;
-    let numbers = |text: &str, by: char| -> Option<Vec<u64>> {
-        text.split(by).map(|part| part.parse().ok()).collect()
-    };
-    let (date, time) = (numbers(date, '-')?, numbers(time, ':')?);
-    let (&[year, month, day], &[hour, minute, second]) = (date.as_slice(), time.as_slice()) else {
-        return None;
-    };
-    // Years begin in March, so that leap days are their ends.
-    let (year, month) =
-        if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
-    let seconds = days.checked_sub(719_468)? * 86_400 + hour * 3_600 + minute * 60 + second;
-    Some(seconds * 1_000)
-}
-
-=======
->>>>>>> w-sdk
 fn text_or_json(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
