@@ -288,7 +288,7 @@ async fn an_answer_that_never_comes() {
     let plugin = load(&host, sender().module(), granted()).await.expect("it loads");
     let called = ask(&plugin).await;
     assert_eq!(called.result, Err(CallError::Deadline));
-    assert!(called.stats.duration < Duration::from_millis(5) + LATE);
+    assert!(called.stats.duration < Duration::from_millis(20) + LATE);
     assert_eq!((host.stats().calls, host.stats().memory_bytes), (0, 0));
 }
 
