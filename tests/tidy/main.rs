@@ -59,6 +59,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("sqlx", &["src/store/meta/sqlite.rs", "src/store/meta/sqlite/"]),
     ("memmap2", &["src/store/blob/map.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
+    ("wasmtime", &["plugins/host/src/"]),
     ("indicatif", &["src/cli/progress.rs"]),
     ("tar", &["src/transfer/archive.rs", "src/transfer/tests/hostile.rs"]),
     ("toml", &["src/config/", "src/cli/node_config/tests.rs"]),
@@ -110,6 +111,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 /// The only places with `unsafe`.
 const UNSAFE: &[&str] = &[
     "src/store/blob/map.rs",
+    "plugins/host/src/compiled/trusted.rs",
     // What a generator makes of `wit/`, and the names of exports and sections of plugins.
     "plugins/sdk/src/bindings/",
     "plugins/sdk/src/export.rs",

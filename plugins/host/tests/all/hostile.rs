@@ -288,7 +288,7 @@ async fn an_answer_that_never_comes() {
     let plugin = load(&host, sender().module(), granted()).await.expect("it loads");
     let called = ask(&plugin).await;
     assert_eq!(called.result, Err(CallError::Deadline));
-    assert!(called.stats.duration < Duration::from_millis(5) + LATE);
+    assert!(called.stats.duration < Duration::from_millis(20) + LATE);
     assert_eq!((host.stats().calls, host.stats().memory_bytes), (0, 0));
 }
 
@@ -316,10 +316,13 @@ async fn a_mistake_of_the_host_ends_one_call() {
     let enabled = "(drop (call $enabled (i32.const 2))) (i32.const 1024)";
     let guest =
         Guest::policy(enabled).import("log", "enabled", "(func $enabled (param i32) (result i32))");
-    assert_eq!(trap(&fate(&guest, mount("panics")).await), TrapKind::Host);
-    let mut patient = mount("panics");
-    patient.limits.deadline = Duration::from_secs(1);
-    assert_eq!(trap(&fate(&guest, patient).await), TrapKind::Host);
+    // Printing where it happened takes the time that it takes.
+    for deadline in [Duration::from_millis(20), Duration::from_secs(1)] {
+        let mut spec = mount("panics");
+        spec.limits.deadline = deadline;
+        let called = once(&World::new(), guest.module(), spec).await;
+        assert_eq!(trap(&called.result.expect_err("a mistake")), TrapKind::Host);
+    }
     once(&World::new(), guest.module(), mount("m")).await.result.expect("a good call");
 }
 

@@ -176,14 +176,17 @@ impl HttpClient for World {
     }
 }
 
-/// A mount with what is usual for a request policy.
+/// A mount with what is usual for a request policy, and a little more time: other tests run.
 pub fn mount(name: &str) -> MountSpec {
     MountSpec {
         name: name.to_owned(),
         config: serde_json::json!({ "blocked": ["latest"] }),
         secrets: BTreeMap::new(),
         grants: Grants::default(),
-        limits: Limits::for_hook(Hook::RequestPolicy),
+        limits: Limits {
+            deadline: Duration::from_millis(20),
+            ..Limits::for_hook(Hook::RequestPolicy)
+        },
     }
 }
 
