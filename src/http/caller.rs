@@ -51,7 +51,7 @@ pub async fn admit(
     target: Target,
 ) -> Result<(Target, Vec<String>), ApiError> {
     hooks.authorize(context, &target).await?;
-    let target = hooks.resolve(context, target).await;
+    let target = hooks.resolve(context, target).await?;
     let allowed = hooks.request(context, &target).await?;
     Ok((target, allowed.warnings))
 }
