@@ -1,0 +1,1 @@
+//! Tests of cryptography with known answers.
