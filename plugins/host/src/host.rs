@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -25,6 +26,9 @@ const INSTANCES_USUAL: u32 = 64;
 
 /// Memory for all guests together, unless something else is set, in bytes.
 const MEMORY_BUDGET_USUAL: usize = 512 << 20;
+
+/// How long a plugin may take to read its settings, unless something else is set.
+const CONFIGURE_DEADLINE_USUAL: Duration = Duration::from_secs(10);
 
 /// Plugins that are compiled at a time: the other cores go on serving.
 const LOADS_MAX: usize = 1;
@@ -49,6 +53,8 @@ pub struct HostOptions {
     /// Whether slots are kept ready for instances. Without, calls are several times slower; it
     /// is done without where there is not enough address space.
     pub pooling: bool,
+    /// How long a plugin may take to read its settings when it is loaded.
+    pub configure_deadline: Duration,
     /// What plugins reach through the host.
     pub outside: Outside,
 }
@@ -62,6 +68,7 @@ impl HostOptions {
             compiled: None,
             pagemap_scan: PagemapScan::Auto,
             pooling: true,
+            configure_deadline: CONFIGURE_DEADLINE_USUAL,
             outside,
         }
     }
@@ -136,6 +143,7 @@ pub(crate) struct Inner {
     pub(crate) budget: Arc<Budget>,
     pub(crate) budget_bytes: usize,
     pub(crate) compiled: Option<CompiledCache>,
+    pub(crate) configure_deadline: Duration,
     pub(crate) outside: Outside,
     pub(crate) loads: Arc<Semaphore>,
     /// What mounts keep, by their names.
@@ -171,6 +179,7 @@ impl Host {
                 budget: Budget::new(options.memory_budget_bytes),
                 budget_bytes: options.memory_budget_bytes,
                 compiled: options.compiled,
+                configure_deadline: options.configure_deadline,
                 outside: options.outside,
                 loads: Arc::new(Semaphore::new(LOADS_MAX)),
                 kv: Mutex::default(),

@@ -5,11 +5,9 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{
@@ -35,9 +33,6 @@ use crate::wit::{
 /// The longest that loading takes, the wait for another plugin included.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The stack of the thread that loads, in bytes: compilers and guests are deep.
-const LOAD_STACK_BYTES: usize = 8 << 20;
-
 /// The longest deadline of a call.
 const DEADLINE_MAX: Duration = Duration::from_secs(3600);
 
@@ -47,26 +42,19 @@ pub(crate) async fn load(host: &Host, wasm: Bytes, spec: MountSpec) -> Result<Pl
     let late = |_| LoadError::CompileTimeout(LOAD_TIMEOUT);
     let loads = Arc::clone(&host.inner.loads);
     let turn = timeout_at(until, loads.acquire_owned()).await.map_err(late)?;
-    let (done, loaded) = oneshot::channel();
     let host = host.clone();
-    let work = move || {
+    let loading = tokio::task::spawn_blocking(move || {
         // The next one begins when this one has really ended, timeout or not.
         let _turn = turn;
         let work = AssertUnwindSafe(|| prepare(&host, &wasm, spec, started));
-        let result = std::panic::catch_unwind(work).unwrap_or_else(|_| {
+        std::panic::catch_unwind(work).unwrap_or_else(|_| {
             Err(LoadError::Compile("the compiler made a mistake; please report it".to_owned()))
-        });
-        // Nobody waits any more: then nobody wants it.
-        let _ = done.send(result);
-    };
-    thread::Builder::new()
-        .name("plugin-load".to_owned())
-        .stack_size(LOAD_STACK_BYTES)
-        .spawn(work)
-        .map_err(|error| LoadError::Compile(format!("there is no thread for it: {error}")))?;
-    match timeout_at(until, loaded).await.map_err(late)? {
+        })
+    });
+    match timeout_at(until, loading).await.map_err(late)? {
         Ok(result) => result,
-        Err(_) => Err(LoadError::Compile("the thread that compiles is gone".to_owned())),
+        // Only a runtime that ends does this.
+        Err(error) => Err(LoadError::Compile(error.to_string())),
     }
 }
 

@@ -100,6 +100,14 @@ impl ResourceLimiter for Memory {
         Ok(true)
     }
 
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(Refused::Mount.into())
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(Refused::Mount.into())
+    }
+
     fn table_growing(
         &mut self,
         _current: usize,

@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use std::time::Duration;
-
 use futures_util::FutureExt as _;
 use wasmtime::component::{Component, Instance, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store, UpdateDeadline};
@@ -20,9 +18,6 @@ use crate::inspect;
 use crate::state::{Mount, Phase, State};
 use crate::ticker;
 use crate::trap;
-
-/// How long a plugin may take to read its settings.
-const CONFIGURE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How much blank space follows the settings, in bytes. The guest's allocator takes memory for
 /// it and has it free when the snapshot is taken. Without it every call would have its instance's
@@ -39,8 +34,8 @@ pub(crate) enum Snapshot {
     Refused(String),
 }
 
-/// Configures a plugin and takes a snapshot of it. Ends within [`CONFIGURE_DEADLINE`] and the
-/// time that two compilations take.
+/// Configures a plugin and takes a snapshot of it. Ends within the deadline for that and
+/// the time that a compilation takes.
 pub(crate) fn take(
     host: &Host,
     engine: &Engine,
@@ -102,7 +97,7 @@ fn store(host: &Host, engine: &Engine, mount: &Arc<Mount>) -> Store<State> {
     let budget = Arc::clone(&host.inner.budget);
     let state = State::new(Arc::clone(mount), Phase::Configuring, budget);
     let mut store = call::bounded(engine, state);
-    store.set_epoch_deadline(ticker::ticks(CONFIGURE_DEADLINE));
+    store.set_epoch_deadline(ticker::ticks(host.inner.configure_deadline));
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Interrupt));
     store
 }

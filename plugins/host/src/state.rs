@@ -53,8 +53,9 @@ pub(crate) struct State {
     pub(crate) log_dropped: u64,
     pub(crate) host_calls: u64,
     pub(crate) http_calls_left: u32,
-    /// How many ticks it may still compute; counted where a call can wait.
-    pub(crate) ticks_left: u64,
+    /// How often the deadline may still be moved: at every tick where a call gives its thread
+    /// back, once elsewhere.
+    pub(crate) moves_left: u64,
 }
 
 impl State {
@@ -71,7 +72,7 @@ impl State {
             log_dropped: 0,
             host_calls: 0,
             http_calls_left: limits.http_calls,
-            ticks_left: 0,
+            moves_left: 0,
             mount,
         }
     }
