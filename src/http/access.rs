@@ -9,6 +9,7 @@ use super::body::BodyError;
 use super::metrics::HttpMetrics;
 use super::recent::{Course, Event, Recent};
 use crate::gate::Limit;
+use crate::hooks::Notes;
 use crate::telemetry::{Answered, Span};
 
 /// What is known of one request. Dropping it writes the log line, however the request ended.
@@ -28,6 +29,8 @@ pub struct Access {
     pub scheme: &'static str,
     /// Whom the client turned out to be.
     pub subject: Option<String>,
+    /// What plugins want said in the log line.
+    pub notes: Notes,
     /// The kind of route.
     pub kind: &'static str,
     /// The form of the path; empty if it has none that is known.
@@ -69,6 +72,7 @@ impl Access {
             client,
             scheme: "http",
             subject: None,
+            notes: Notes::default(),
             kind: "other",
             route: "",
             span: Span::none(),
@@ -159,6 +163,7 @@ impl Drop for Access {
         if let Some(recent) = &self.recent {
             self.remember(recent);
         }
+        let notes = self.notes.line();
         tracing::info!(
             target: "pierhead::access",
             request_id = self.request_id,
@@ -175,6 +180,7 @@ impl Drop for Access {
             bytes = self.body_bytes,
             seconds,
             error = self.error,
+            notes = notes.as_deref(),
             "request"
         );
     }

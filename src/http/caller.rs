@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, USER_AGENT};
 
 use super::connection::Connection;
 use super::error::ApiError;
-use crate::hooks::{Client, Context, Hooks, Presented, Target};
+use crate::hooks::{Client, Context, Hooks, Notes, Presented, Target};
 use crate::secret::Secret;
 
 /// The longest user agent that is kept, in characters.
@@ -20,19 +20,27 @@ pub async fn identify(
     address: std::net::IpAddr,
     headers: &HeaderMap,
     connection: &Connection,
+    notes: Notes,
 ) -> Result<Context, ApiError> {
     let user_agent = headers
         .get(USER_AGENT)
         .and_then(|value| value.to_str().ok())
         .map(|value| value.chars().take(USER_AGENT_CHARS_MAX).collect());
-    let client = Client { address, encrypted: connection.client_is_encrypted(), user_agent };
+    let certificate = connection.certificate();
+    let client = Client {
+        address,
+        encrypted: connection.client_is_encrypted(),
+        user_agent,
+        tls_subject: certificate.as_ref().map(|certificate| certificate.subject.clone()),
+    };
     let claimed = presented(headers);
-    let presented = match connection.certificate() {
+    let presented = match certificate {
         Some(certificate) => Presented::Certificate { certificate, beside: Box::new(claimed) },
         None => claimed,
     };
-    let identity = hooks.authenticate(&client, presented).await?;
-    Ok(Context { request_id: request_id.to_owned(), client, identity })
+    let mut context = Context { notes, ..Context::new(request_id, client) };
+    context.identity = hooks.authenticate(&context, &presented).await?;
+    Ok(context)
 }
 
 /// Whether it may do that to `target`, and to what its name leads. The warnings are for the
@@ -43,7 +51,7 @@ pub async fn admit(
     target: Target,
 ) -> Result<(Target, Vec<String>), ApiError> {
     hooks.authorize(context, &target).await?;
-    let target = hooks.resolve(context, target).await;
+    let target = hooks.resolve(context, target).await?;
     let allowed = hooks.request(context, &target).await?;
     Ok((target, allowed.warnings))
 }
@@ -95,16 +103,19 @@ mod tests {
         let certificate = std::sync::Arc::new(crate::hooks::ClientCertificate {
             subject: "runner.example".to_owned(),
             fingerprint: String::new(),
+            der: bytes::Bytes::new(),
         });
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Basic dXNlcjpwYTpzcw=="));
         let identify = async |connection: Connection| {
             let address = std::net::Ipv4Addr::LOCALHOST.into();
             let hooks = crate::hooks::AllowAll;
-            identify(&hooks, "id", address, &headers, &connection).await.unwrap()
+            let notes = Notes::default();
+            identify(&hooks, "id", address, &headers, &connection, notes).await.unwrap()
         };
         let context = identify(Connection::encrypted(Some(certificate))).await;
         assert_eq!(context.identity.unwrap().subject, "runner.example");
+        assert_eq!(context.client.tls_subject.as_deref(), Some("runner.example"));
         assert!(context.client.encrypted);
         // Docker's login to the Hub says nothing here.
         assert_eq!(identify(Connection::encrypted(None)).await.identity, None);

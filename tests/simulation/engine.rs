@@ -159,9 +159,13 @@ impl Engine {
             metrics: PullMetrics::new(&metrics).expect("a fresh registry"),
         });
         workers.start(puller.refresh_worker());
-        let client =
-            Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), encrypted: false, user_agent: None };
-        let context = Context { request_id: "simulation".to_owned(), client, identity: None };
+        let client = Client {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            encrypted: false,
+            user_agent: None,
+            tls_subject: None,
+        };
+        let context = Context::new("simulation", client);
         Self { puller, context, disk: disk.clone(), metrics, workers }
     }
 

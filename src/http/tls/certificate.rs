@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
@@ -66,6 +67,7 @@ pub fn client(der: &CertificateDer<'_>) -> ClientCertificate {
     ClientCertificate {
         subject: subject.unwrap_or_else(|| format!("sha256:{fingerprint}")),
         fingerprint,
+        der: Bytes::copy_from_slice(der),
     }
 }
 

@@ -168,8 +168,8 @@ impl Registry {
             Route::Live => return Ok(self.probes.live().into()),
             Route::Ready => return Ok(self.probes.ready().await.into()),
             Route::Base => {
-                let context = self.identify(head, request_id, peer, &connection).await?;
-                access.subject = context.identity.map(|identity| identity.subject);
+                let context = self.identify(head, request_id, peer, access, &connection).await?;
+                access.subject = context.identity.as_ref().map(|identity| identity.subject.clone());
                 return if is_read {
                     Ok(base().into())
                 } else {
@@ -188,7 +188,7 @@ impl Registry {
                 Object::Tags | Object::Referrers(_) => ApiError::method_not_allowed(),
             });
         }
-        let context = self.identify(head, request_id, peer, &connection).await?;
+        let context = self.identify(head, request_id, peer, access, &connection).await?;
         access.subject = context.identity.as_ref().map(|identity| identity.subject.clone());
         let scope = match self.place(head, &query, &name)? {
             Place::Upstream(scope) => scope,
@@ -243,9 +243,11 @@ impl Registry {
         head: &http::request::Parts,
         request_id: &str,
         peer: SocketAddr,
+        access: &Access,
         connection: &Connection,
     ) -> Result<Context, ApiError> {
-        caller::identify(&*self.hooks, request_id, peer.ip(), &head.headers, connection).await
+        let (hooks, notes) = (&*self.hooks, access.notes.clone());
+        caller::identify(hooks, request_id, peer.ip(), &head.headers, connection, notes).await
     }
 
     async fn read(&self, asked: &Asked<'_>, target: Target) -> Result<Answer, ApiError> {
