@@ -34,11 +34,13 @@ pub enum Limit {
     FillsPerClient,
     /// Transfers for one reader alone, of blobs that cannot be stored.
     PrivateTransfers,
+    /// Logins of one client that failed.
+    FailedLogins,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connections,
         Self::ConnectionsPerClient,
         Self::AdminConnections,
@@ -49,6 +51,7 @@ impl Limit {
         Self::Fills,
         Self::FillsPerClient,
         Self::PrivateTransfers,
+        Self::FailedLogins,
     ];
 
     /// Its name in metrics and logs.
@@ -64,6 +67,7 @@ impl Limit {
             Self::Fills => "fills",
             Self::FillsPerClient => "fills_per_client",
             Self::PrivateTransfers => "private_transfers",
+            Self::FailedLogins => "failed_logins",
         }
     }
 
@@ -86,6 +90,7 @@ impl Limit {
             Self::PrivateTransfers => {
                 "too many blobs that cannot be stored are being passed on (fill.private_max)"
             }
+            Self::FailedLogins => "too many logins of this client have failed",
         }
     }
 }
