@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`Hooks::authenticate`] | once per request, before the route is acted on | 401 |
 //! | [`Hooks::authorize`] | the name is known, nothing was looked up | 401 without identity, else 403 |
-//! | [`Hooks::resolve`] | before policy: names may be mapped | the name stays as it was |
+//! | [`Hooks::resolve`] | before policy: names may be mapped | the name stays as it was, or 403, as the mount says |
 //! | [`Hooks::request`] | name, client and identity are known | the denial's own code |
 //! | [`Hooks::admit`] | a manifest's bytes are verified and about to be served | the denial's own code |
 //! | [`Hooks::observe`] | the answer's head is decided | nothing: observers cannot fail a request |
@@ -16,6 +16,8 @@
 //! `upstream::auth::CredentialSource`.
 
 mod answer;
+pub mod chain;
+pub mod facts;
 mod open;
 mod what;
 mod who;
@@ -57,7 +59,7 @@ pub trait Hooks: Debug + Send + Sync + 'static {
     ) -> Result<Vec<WantedScope>, Denial>;
 
     /// Maps the target to another one, or leaves it.
-    async fn resolve(&self, context: &Context, target: Target) -> Target;
+    async fn resolve(&self, context: &Context, target: Target) -> Result<Target, Denial>;
 
     /// Is the request acceptable, as far as name, client and identity tell?
     async fn request(&self, context: &Context, target: &Target) -> Verdict;

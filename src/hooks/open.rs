@@ -46,8 +46,8 @@ impl Hooks for AllowAll {
         Ok(reading(wanted))
     }
 
-    async fn resolve(&self, _context: &Context, target: Target) -> Target {
-        target
+    async fn resolve(&self, _context: &Context, target: Target) -> Result<Target, Denial> {
+        Ok(target)
     }
 
     async fn request(&self, _context: &Context, _target: &Target) -> Verdict {

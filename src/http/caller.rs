@@ -129,7 +129,7 @@ pub async fn admit(
             return Err(ApiError::insufficient_scope());
         }
     }
-    let target = hooks.resolve(context, target).await;
+    let target = hooks.resolve(context, target).await?;
     let allowed = hooks.request(context, &target).await?;
     Ok((target, allowed.warnings))
 }

@@ -329,6 +329,7 @@ impl From<Denial> for ApiError {
                 StatusCode::NOT_FOUND
             }
             ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             _ => StatusCode::FORBIDDEN,
         };
         let error = Self::new(status, denial.code, denial.message);

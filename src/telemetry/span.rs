@@ -91,6 +91,19 @@ impl Span {
         span
     }
 
+    /// A question to a plugin, for the current cause.
+    pub fn plugin(mount: &str, hook: &'static str) -> Self {
+        let Some(tracer) = otlp::tracer() else { return Self::none() };
+        let parent = match Cause::current().span {
+            Some(parent) => Context::new().with_remote_span_context(parent),
+            None => Context::new(),
+        };
+        let builder = tracer.span_builder(format!("plugin {hook}"));
+        let mut span = Self(Some(Box::new(tracer.build_with_context(builder, &parent))));
+        span.set("pierhead.plugin.mount", || mount.to_owned());
+        span
+    }
+
     /// Sets an attribute. The value is made only if it is going to be seen.
     pub fn set<V: Into<Value>>(&mut self, key: &'static str, value: impl FnOnce() -> V) {
         if let Some(span) = self.recording() {

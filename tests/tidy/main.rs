@@ -111,8 +111,13 @@ const OWNERS: &[(&str, &[&str])] = &[
             "src/upstream/token.rs",
             "src/upstream/http_transport.rs",
             "src/pull/",
+            "src/hooks/facts.rs",
+            "src/hooks/chain/decisions.rs",
+            "src/hooks/chain/logins.rs",
         ],
     ),
+    ("globset", &["src/hooks/chain/filter.rs"]),
+    ("arc_swap", &["src/hooks/chain/"]),
 ];
 
 /// The only places with `unsafe`.

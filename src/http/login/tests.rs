@@ -110,8 +110,8 @@ impl Hooks for House {
         Ok(granted)
     }
 
-    async fn resolve(&self, _: &Context, target: Target) -> Target {
-        target
+    async fn resolve(&self, _: &Context, target: Target) -> Result<Target, Denial> {
+        Ok(target)
     }
 
     async fn request(&self, _: &Context, _: &Target) -> Verdict {

@@ -1,0 +1,381 @@
+//! One plugin in its place: what it is asked, how often it may break, and what follows when it
+//! does.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use prometheus::IntCounter;
+use tokio::time::Instant;
+
+use super::breaker::{Breaker, Circuit};
+use super::check::{self, Fit, Ruling};
+use super::decisions::Sets;
+use super::filter::{Filter, MatchSettings, PatternError};
+use super::guest::{Broke, Call, Called, Guest, Hook};
+use super::metrics::{HookMetrics, Sense};
+use super::question::{Inputs, Question};
+use super::view::{MountView, Trouble};
+use super::{Mode, OnError, Shared};
+use crate::hooks::{Context, Denial};
+use crate::oci::ErrorCode;
+use crate::telemetry::Span;
+
+/// How much later than its deadline a call is given up, should the guest's own host not have ended
+/// it.
+const DEADLINE_SLACK: Duration = Duration::from_millis(50);
+
+/// Lines in the log about one mount that breaks are at least this far apart.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The longest backtrace that is logged, in bytes.
+const BACKTRACE_BYTES_MAX: usize = 4 << 10;
+
+/// What a mount was configured to.
+#[derive(Clone, Debug)]
+pub struct MountSettings {
+    /// Its name in the configuration, in metrics and in what clients are told.
+    pub name: Arc<str>,
+    /// What it is asked about at all.
+    pub matching: MatchSettings,
+    /// What follows when it breaks; absent: [`OnError::of`] its hook.
+    pub on_error: Option<OnError>,
+    /// What follows from its answers.
+    pub mode: Mode,
+    /// How long a call may take; absent: by hook.
+    pub timeout: Option<Duration>,
+}
+
+/// A mount with its plugin, or with why there is none.
+#[derive(Debug)]
+pub struct Mounted {
+    /// What it was configured to.
+    pub settings: MountSettings,
+    /// What it is asked.
+    pub hooks: Vec<Hook>,
+    /// The plugin.
+    pub guest: Result<Arc<dyn Guest>, Broke>,
+    /// The SHA-256 digest of the plugin, if it could be read.
+    pub digest: Option<String>,
+    /// Its version, if it says one.
+    pub version: Option<String>,
+    /// Why a newer version of it is not the one that serves.
+    pub stale: Option<Broke>,
+}
+
+/// A mount of a chain.
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) name: Arc<str>,
+    pub(super) mode: Mode,
+    hooks: Vec<Hook>,
+    guest: Result<Arc<dyn Guest>, Broke>,
+    digest: Option<String>,
+    version: Option<String>,
+    stale: Option<Broke>,
+    filter: Filter,
+    on_error: Option<OnError>,
+    timeout: Option<Duration>,
+    breaker: Breaker,
+    /// Unique in the process for each hook: verdicts of another chain are never found.
+    ids: [u64; Hook::ALL.len()],
+    sets: [Sets; Hook::ALL.len()],
+    metrics: [HookMetrics; Hook::ALL.len()],
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    last: Option<Trouble>,
+    logged: Option<Instant>,
+    unlogged: u64,
+}
+
+/// What follows from a verdict, ready to be used again and again.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) ruling: Ruling,
+    warnings: Vec<String>,
+    notes: Vec<(String, String)>,
+    counts: Vec<IntCounter>,
+    scans: Option<(IntCounter, u64)>,
+}
+
+impl Judged {
+    /// Does what is to be done besides.
+    pub(super) fn oblige(&self, context: &Context, warnings: &mut Vec<String>) {
+        warnings.extend(self.warnings.iter().cloned());
+        for (key, value) in &self.notes {
+            context.notes.add(key, value);
+        }
+        self.counts.iter().for_each(IntCounter::inc);
+        if let Some((counter, scans)) = &self.scans {
+            counter.inc_by(*scans);
+        }
+    }
+}
+
+impl Mount {
+    pub(super) fn new(mounted: Mounted, shared: &Shared) -> Result<Self, PatternError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let Mounted { settings, hooks, guest, digest, version, stale } = mounted;
+        let name = settings.name;
+        let health = Health {
+            last: guest.as_ref().err().map(|broke| Trouble::new(broke, shared.clock.now())),
+            ..Health::default()
+        };
+        let mount = Self {
+            mode: settings.mode,
+            hooks,
+            guest,
+            digest,
+            version,
+            stale,
+            filter: Filter::new(&settings.matching)?,
+            on_error: settings.on_error,
+            timeout: settings.timeout,
+            breaker: Breaker::default(),
+            ids: Hook::ALL.map(|_| NEXT.fetch_add(1, Ordering::Relaxed)),
+            sets: Hook::ALL.map(|_| Sets::default()),
+            metrics: Hook::ALL.map(|hook| shared.metrics.of(&name, hook)),
+            health: Mutex::new(health),
+            name,
+        };
+        shared.metrics.circuit(&mount.name, false);
+        Ok(mount)
+    }
+
+    pub(super) fn has(&self, hook: Hook) -> bool {
+        self.hooks.contains(&hook)
+    }
+
+    /// Whether its answers to this hook change what happens.
+    pub(super) fn counts(&self, hook: Hook) -> bool {
+        match self.mode {
+            Mode::Enforce => true,
+            // A login or a name cannot be had by a warning.
+            Mode::Warn => hook.is_policy(),
+            Mode::Shadow => false,
+        }
+    }
+
+    pub(super) const fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    pub(super) fn fits(&self, question: Question<'_>) -> bool {
+        self.filter.fits(question.scope(), question.action(), question.media_type())
+    }
+
+    /// What follows when it breaks.
+    pub(super) fn on_error(&self, hook: Hook) -> OnError {
+        self.on_error.unwrap_or_else(|| OnError::of(hook))
+    }
+
+    /// What a client is told when it breaks and `on_error` is to deny.
+    pub(super) fn unable(&self, broke: &Broke) -> Denial {
+        let message = format!(
+            "{} could not be asked ({}), and nothing passes without it: ask the operator of this \
+             registry",
+            self.name,
+            broke.kind()
+        );
+        Denial { code: ErrorCode::Denied, message }
+    }
+
+    /// A verdict that is at hand.
+    pub(super) fn at_hand(
+        &self,
+        shared: &Shared,
+        inputs: &Inputs<'_>,
+        hook: Hook,
+    ) -> Option<Arc<Judged>> {
+        let index = hook.index();
+        let found = shared.decisions.get(self.ids[index], &self.sets[index], inputs);
+        self.metrics[index].at_hand(found.is_some());
+        found
+    }
+
+    /// Its verdict, from what is at hand or by a call.
+    pub(super) async fn judge(
+        &self,
+        shared: &Shared,
+        context: &Context,
+        question: Question<'_>,
+    ) -> Result<Arc<Judged>, Broke> {
+        let (hook, inputs) = (question.hook(), Inputs::of(context, question));
+        if let Some(judged) = self.at_hand(shared, &inputs, hook) {
+            return Ok(judged);
+        }
+        let moment = shared.decisions.moment(&inputs);
+        let ask = |guest, call| question.ask(guest, call);
+        let fit = |said: super::guest::Said| {
+            let reuse = said.reuse;
+            let fit = check::said(&self.name, said)?;
+            let sense = match fit.ruling {
+                Ruling::Abstain => Sense::Abstain,
+                Ruling::Allow => Sense::Allow,
+                Ruling::Deny(_) => Sense::Deny,
+            };
+            Ok(((fit, reuse), sense))
+        };
+        let (fit, reuse) = self.call(shared, context, hook, ask, fit).await?;
+        let judged = Arc::new(self.judged(shared, fit));
+        if let Some(reuse) = reuse {
+            let (id, sets) = (self.ids[hook.index()], &self.sets[hook.index()]);
+            shared.decisions.put(id, sets, &inputs, moment, reuse, Arc::clone(&judged));
+        }
+        Ok(judged)
+    }
+
+    fn judged(&self, shared: &Shared, fit: Fit) -> Judged {
+        let mut notes = fit.notes;
+        if let Some(detail) = fit.detail {
+            notes.push((format!("{}.detail", self.name), detail));
+        }
+        let counts = fit.counts.iter().map(|label| shared.metrics.label(&self.name, label));
+        Judged {
+            ruling: fit.ruling,
+            warnings: fit.warnings,
+            notes,
+            counts: counts.collect(),
+            scans: (fit.scans > 0).then(|| (shared.metrics.scans(&self.name), fit.scans)),
+        }
+    }
+
+    /// Calls the guest, if it is there and not left alone, and makes its answer fit. Everything
+    /// that can go wrong is counted here, and nowhere else.
+    ///
+    /// Cancel-safe: dropping it ends the call.
+    pub(super) async fn call<'a, T, R>(
+        &'a self,
+        shared: &Shared,
+        context: &'a Context,
+        hook: Hook,
+        ask: impl FnOnce(&'a dyn Guest, Call<'a>) -> BoxFuture<'a, Called<T>>,
+        fit: impl FnOnce(T) -> Result<(R, Sense), Broke>,
+    ) -> Result<R, Broke> {
+        let metrics = &self.metrics[hook.index()];
+        let guest = match &self.guest {
+            Ok(guest) => guest,
+            Err(broke) => {
+                shared.metrics.broke(&self.name, hook, broke);
+                return Err(broke.clone());
+            }
+        };
+        let began = Instant::now();
+        let Some(permit) = self.breaker.admit(began) else {
+            shared.metrics.broke(&self.name, hook, &Broke::Resting);
+            return Err(Broke::Resting);
+        };
+        let deadline = self.timeout.unwrap_or_else(|| hook.deadline());
+        let call = Call { context, now: shared.clock.now(), deadline };
+        let mut span = Span::plugin(&self.name, hook.as_str());
+        // A mistake of the host's in one call must not end the others.
+        let answer = AssertUnwindSafe(ask(&**guest, call)).catch_unwind();
+        let called = match tokio::time::timeout(deadline + DEADLINE_SLACK, answer).await {
+            Ok(Ok(called)) => called,
+            Ok(Err(_)) => Err(Broke::Trap { kind: "panic", backtrace: String::new() }).into(),
+            Err(_) => Err(Broke::Deadline).into(),
+        };
+        let now = Instant::now();
+        metrics.seconds.observe((now - began).as_secs_f64());
+        shared.metrics.took(&self.name, called.memory_peak_bytes, called.log_dropped);
+        match called.result.and_then(fit) {
+            Ok((answer, sense)) => {
+                if permit.is_probe() {
+                    shared.metrics.circuit(&self.name, false);
+                }
+                permit.end(now, false);
+                metrics.answered(sense);
+                span.set("pierhead.outcome", || sense.as_str());
+                Ok(answer)
+            }
+            Err(broke) => {
+                let was_closed = self.breaker.circuit() == Circuit::Closed;
+                permit.end(now, broke.counts_against_it());
+                let is_closed = self.breaker.circuit() == Circuit::Closed;
+                shared.metrics.broke(&self.name, hook, &broke);
+                shared.metrics.circuit(&self.name, !is_closed);
+                span.fail(|| broke.kind().into());
+                self.note(shared, context, hook, &broke, now, was_closed && !is_closed);
+                Err(broke)
+            }
+        }
+    }
+
+    /// Remembers a break and tells of it in the log, not for each one.
+    fn note(
+        &self,
+        shared: &Shared,
+        context: &Context,
+        hook: Hook,
+        broke: &Broke,
+        now: Instant,
+        opened: bool,
+    ) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.last = Some(Trouble::new(broke, shared.clock.now()));
+        health.unlogged += 1;
+        if !opened && health.logged.is_some_and(|at| now < at + LOG_INTERVAL) {
+            return;
+        }
+        health.logged = Some(now);
+        let times = std::mem::take(&mut health.unlogged);
+        drop(health);
+        let backtrace = match broke {
+            Broke::Trap { backtrace, .. } => {
+                let end = backtrace.floor_char_boundary(BACKTRACE_BYTES_MAX);
+                backtrace.get(..end)
+            }
+            _ => None,
+        };
+        tracing::warn!(
+            mount = &*self.name,
+            %hook,
+            why = broke.kind(),
+            error = %broke,
+            backtrace,
+            times,
+            left_alone = opened,
+            request_id = context.request_id,
+            on_error = self.on_error(hook).as_str(),
+            "a plugin broke"
+        );
+    }
+
+    /// It for the operator.
+    pub(super) fn view(&self, shared: &Shared) -> MountView {
+        let (calls, breaks) = shared.metrics.counts(&self.name, &self.hooks);
+        let (mut hits, mut misses) = (0, 0);
+        for metrics in &self.metrics {
+            let (hit, miss) = metrics.hits_and_misses();
+            hits += hit;
+            misses += miss;
+        }
+        MountView {
+            name: Arc::clone(&self.name),
+            hooks: self.hooks.clone(),
+            mode: self.mode,
+            on_error: self.on_error,
+            digest: self.digest.clone(),
+            version: self.version.clone(),
+            loaded: self.guest.is_ok(),
+            stale: self.stale.as_ref().map(ToString::to_string),
+            circuit: self.breaker.circuit(),
+            last: self.health.lock().unwrap_or_else(PoisonError::into_inner).last.clone(),
+            calls,
+            breaks,
+            decisions_at_hand: hits,
+            decisions_asked: misses,
+        }
+    }
+
+    /// Digest and version, for the metric.
+    pub(super) fn plugin(&self) -> (&str, &str) {
+        (self.digest.as_deref().unwrap_or(""), self.version.as_deref().unwrap_or(""))
+    }
+}

@@ -1,0 +1,124 @@
+//! Guests that break, and what follows.
+
+use super::*;
+
+fn causes() -> Vec<Broke> {
+    vec![
+        Broke::Fetch("gone".to_owned()),
+        Broke::Signature("wrong".to_owned()),
+        Broke::Configuration("bad".to_owned()),
+        Broke::Trap { kind: "unreachable", backtrace: "at f".to_owned() },
+        Broke::Deadline,
+        Broke::Memory,
+        Broke::Failure { message: "sorry".to_owned() },
+        Broke::Busy,
+        Broke::Lie("odd".to_owned()),
+    ]
+}
+
+#[tokio::test]
+async fn one_setting_answers_every_cause() {
+    for cause in causes() {
+        for on_error in OnError::ALL {
+            for at_load in [false, true] {
+                let (broken, next) =
+                    (Arc::new(Scripted::says(Err(cause.clone()))), said(deny("next")));
+                let mut mount = policy("broken", &broken);
+                mount.settings.on_error = Some(on_error);
+                if at_load {
+                    mount.guest = Err(cause.clone());
+                }
+                let world = World::with(vec![mount, policy("next", &next)]);
+                let verdict = world.request(&manifest("1")).await;
+                let expected = match on_error {
+                    OnError::Deny => format!("broken could not be asked ({})", cause.kind()),
+                    OnError::Allow => String::new(),
+                    OnError::Skip => "next".to_owned(),
+                };
+                let message = verdict.err().map(|denial| denial.message).unwrap_or_default();
+                assert!(message.starts_with(&expected), "{cause:?} {on_error:?}: {message}");
+                assert_eq!(message.is_empty(), expected.is_empty(), "{cause:?} {on_error:?}");
+                let calls = "pierhead_plugin_calls_total";
+                assert_eq!(world.metric(calls, &["broken", cause.kind()]), 1.0);
+                let view = &world.chained.view()[0];
+                assert_eq!(view.last.as_ref().map(|last| last.kind), Some(cause.kind()));
+                assert_eq!(view.health(), if at_load { "broken" } else { "ok" });
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn policies_fail_closed_unless_it_is_said_otherwise() {
+    for hook in Hook::ALL {
+        let expected = if hook == Hook::Resolver { OnError::Skip } else { OnError::Deny };
+        assert_eq!(OnError::of(hook), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_hangs_is_given_up() {
+    let guest = Arc::new(Scripted { hangs: true, ..Scripted::default() });
+    let world = World::with(vec![policy("p", &guest)]);
+    let began = tokio::time::Instant::now();
+    assert!(message(world.request(&manifest("1")).await).contains("(deadline)"));
+    assert!(began.elapsed() >= POLICY_DEADLINE);
+    assert!(began.elapsed() < POLICY_DEADLINE + Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_call() {
+    let guest = Arc::new(Scripted::requests(|_| panic!("a mistake of the host's")));
+    let world = World::with(vec![policy("p", &guest)]);
+    assert!(message(world.request(&manifest("1")).await).contains("(trap)"));
+    assert_eq!(world.metric("pierhead_plugin_traps_total", &["p", "panic"]), 1.0);
+}
+
+#[tokio::test]
+async fn lies_break_it_too() {
+    let flood = vec![Obligation::Scan(String::new()); 1000];
+    let said = Said { obligations: flood, ..Said::only(Decision::Allow) };
+    let guest = Arc::new(Scripted::says(Ok(said)));
+    let world = World::with(vec![policy("p", &guest)]);
+    assert!(message(world.request(&manifest("1")).await).contains("(lie)"));
+    assert_eq!(world.metric("pierhead_plugin_calls_total", &["p", "lie"]), 1.0);
+    assert_eq!(world.metric("pierhead_plugin_calls_total", &["p", "allow"]), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_breaks_all_the_time_is_left_alone() {
+    let works = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let guest = {
+        let works = Arc::clone(&works);
+        Arc::new(Scripted::requests(move |_| {
+            if works.load(Ordering::SeqCst) {
+                Ok(Said::only(Decision::Allow))
+            } else {
+                Err(Broke::Memory)
+            }
+        }))
+    };
+    let world = World::with(vec![policy("p", &guest)]);
+    for _ in 0..20 {
+        world.request(&manifest("1")).await.unwrap_err();
+    }
+    assert_eq!(guest.calls(), 5);
+    assert!(message(world.request(&manifest("1")).await).contains("(resting)"));
+    assert_eq!(world.chained.view()[0].health(), "resting");
+    assert_eq!(world.metric("pierhead_plugin_circuit_open", &["p"]), 1.0);
+    works.store(true, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(world.request(&manifest("1")).await.is_ok());
+    assert_eq!(world.chained.view()[0].health(), "ok");
+    assert_eq!(world.metric("pierhead_plugin_circuit_open", &["p"]), 0.0);
+}
+
+#[tokio::test]
+async fn a_lack_of_room_leaves_nobody_alone() {
+    let guest = Arc::new(Scripted::says(Err(Broke::Busy)));
+    let world = World::with(vec![policy("p", &guest)]);
+    for _ in 0..20 {
+        world.request(&manifest("1")).await.unwrap_err();
+    }
+    assert_eq!(guest.calls(), 20);
+}
