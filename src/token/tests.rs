@@ -1,3 +1,5 @@
+//! Tokens that are good, changed, foreign, old or early.
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Requests of clients that are known, unknown, or hold a token.
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

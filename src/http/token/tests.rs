@@ -1,3 +1,5 @@
+//! What clients ask of the token service, and what they get.
+
 use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
