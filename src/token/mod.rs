@@ -26,8 +26,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::hooks::{Identity, WantedScope};
 use crate::secret::Secret;
 
-/// The longest token, in bytes: it travels in a header with every request.
-pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// The longest token, in bytes: it travels in a header with every request, and many proxies take
+/// headers of 8 KiB at most.
+pub const TOKEN_BYTES_MAX: usize = 7 << 10;
 
 /// How far the clocks of several Pierheads with one key may be apart.
 pub const LEEWAY: Duration = Duration::from_secs(10);
@@ -92,7 +93,10 @@ pub enum IssueError {
     #[error("these credentials end now; get new ones")]
     Over,
     /// It would be larger than what is sent with every request.
-    #[error("the token would be larger than {TOKEN_BYTES_MAX} bytes; ask for fewer scopes")]
+    #[error(
+        "the token would be larger than {TOKEN_BYTES_MAX} bytes: ask for fewer scopes, or let the \
+         authenticator hand on fewer claims"
+    )]
     TooLarge,
     /// The system failed.
     #[error("no token could be made")]

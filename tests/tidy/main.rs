@@ -75,7 +75,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("tokio_rustls", &["src/http/tls/"]),
     ("jsonwebtoken", &["src/token/jwt.rs"]),
-    ("ring", &["src/token/jwt.rs"]),
+    ("ring", &["plugins/host/", "src/token/jwt.rs", "tests/kit/src/issuer.rs"]),
     ("instant_acme", &["src/http/tls/acme/"]),
     ("hyper_rustls", &["src/http/tls/acme/transport.rs"]),
     ("rcgen", &["src/http/tls/", "src/config/tests/encryption.rs"]),
