@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::builtin::BUILT_IN;
 use super::error::Problems;
 use super::sections::{
-    FillSection, HostedSection, LogSection, Raw, RawUpstream, Section, ServerSection,
+    AuthSection, FillSection, HostedSection, LogSection, Raw, RawUpstream, Section, ServerSection,
     StorageSection, TelemetrySection, UpstreamSection, unknown_key, unknown_table,
 };
 use super::source::Origin;
@@ -61,6 +61,7 @@ fn apply_one(raw: &mut Raw, value: &str, origin: &Origin, problems: &mut Problem
         "storage" => set::<StorageSection>(&mut raw.storage, &key, value, origin, problems),
         "hosted" => set::<HostedSection>(&mut raw.hosted, &key, value, origin, problems),
         "fill" => set::<FillSection>(&mut raw.fill, &key, value, origin, problems),
+        "auth" => set::<AuthSection>(&mut raw.auth, &key, value, origin, problems),
         "log" => set::<LogSection>(&mut raw.log, &key, value, origin, problems),
         "telemetry" => set::<TelemetrySection>(&mut raw.telemetry, &key, value, origin, problems),
         other => unknown_table(other, origin, problems),

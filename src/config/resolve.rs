@@ -17,7 +17,7 @@ use super::sections::{
 use super::source::{At, Origin};
 use super::values::{FilePath, List};
 use super::{
-    Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults, stale, telemetry,
+    Config, LogFormat, LogLevel, LogSettings, StorageSettings, auth, defaults, stale, telemetry,
 };
 use crate::background::Offload;
 use crate::http::settings::ServerSettings;
@@ -52,6 +52,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         in_force::part("storage", &raw.storage),
         in_force::part("hosted", &raw.hosted),
         in_force::part("fill", &raw.fill),
+        in_force::part("auth", &raw.auth),
         in_force::part("log", &raw.log),
         in_force::part("telemetry", &raw.telemetry),
     ];
@@ -86,6 +87,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
             "fill.answer_within is 30s or more: containerd 2.3 and later gives up before".into(),
         );
     }
+    let auth = auth::resolve(raw.auth, public_url.as_ref());
     let traces = telemetry::traces(raw.telemetry, read, problems);
     let naming = NamingSettings {
         upstreams: upstreams.iter().map(named).collect(),
@@ -103,6 +105,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         limits,
         naming,
         fill,
+        auth,
         log: log(&raw.log),
         traces,
         public_url,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::auth::{TokenService, TokenTtl};
 use super::encryption::{AcmeTable, TlsTable};
 use super::error::{Problems, printable};
 use super::source::{At, Origin};
@@ -16,6 +17,7 @@ use super::values::{
     Period, PublicUrl, Refusal, Size, Timeout, UserName, Value,
 };
 use super::{LogFormat, LogLevel};
+use crate::hooks::Anonymous;
 use crate::scope::UpstreamName;
 
 /// A table of keys.
@@ -196,6 +198,14 @@ section! {
 }
 
 section! {
+    /// `[auth]`
+    AuthSection, "[auth]", later: [],
+    anonymous: Anonymous,
+    token_ttl: TokenTtl,
+    service: TokenService,
+}
+
+section! {
     /// `[log]`
     LogSection, "[log]", later: [],
     level: LogLevel,
@@ -212,18 +222,20 @@ section! {
 }
 
 /// The tables at the top.
-const TABLES: [&str; 7] = ["server", "storage", "upstream", "hosted", "fill", "log", "telemetry"];
+const TABLES: [&str; 8] =
+    ["server", "storage", "upstream", "hosted", "fill", "auth", "log", "telemetry"];
 
 /// Tables that are promised for later versions.
 const LATER_TABLES: [&str; 2] = ["plugin", "chain"];
 
 /// Every key with its section, to tell where a misplaced one belongs.
-const SECTIONS: [(&str, &[&str]); 7] = [
+const SECTIONS: [(&str, &[&str]); 8] = [
     (ServerSection::LABEL, ServerSection::KEYS),
     (StorageSection::LABEL, StorageSection::KEYS),
     (UpstreamSection::LABEL, UpstreamSection::KEYS),
     (HostedSection::LABEL, HostedSection::KEYS),
     (FillSection::LABEL, FillSection::KEYS),
+    (AuthSection::LABEL, AuthSection::KEYS),
     (LogSection::LABEL, LogSection::KEYS),
     (TelemetrySection::LABEL, TelemetrySection::KEYS),
 ];
@@ -236,6 +248,7 @@ pub(super) struct Raw {
     pub(super) upstream: BTreeMap<UpstreamName, RawUpstream>,
     pub(super) hosted: HostedSection,
     pub(super) fill: FillSection,
+    pub(super) auth: AuthSection,
     pub(super) log: LogSection,
     pub(super) telemetry: TelemetrySection,
 }
@@ -270,6 +283,7 @@ impl Raw {
                 "storage" => read_keys(&mut raw.storage, table, problems),
                 "hosted" => read_keys(&mut raw.hosted, table, problems),
                 "fill" => read_keys(&mut raw.fill, table, problems),
+                "auth" => read_keys(&mut raw.auth, table, problems),
                 "log" => read_keys(&mut raw.log, table, problems),
                 "telemetry" => read_keys(&mut raw.telemetry, table, problems),
                 _ => read_upstreams(&mut raw.upstream, table, problems),

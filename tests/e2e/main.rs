@@ -10,10 +10,12 @@
 )]
 
 mod acme;
+mod auth;
 mod containerd;
 mod curl;
 mod dockerd;
 mod node_config;
+mod oidc;
 mod podman;
 mod recipes;
 mod registry;

@@ -17,11 +17,11 @@ use source::Source;
 
 /// The layers from below. A module imports only from layers below its own.
 const LAYERS: &[&[&str]] = &[
-    &["oci", "client_id", "clock", "secret", "scope", "spans"],
+    &["oci", "client_id", "clock", "private_file", "secret", "scope", "spans"],
     &["background", "events", "gate", "metrics", "net", "shutdown", "single_flight", "telemetry"],
     &["store", "upstream"],
     &["hooks"],
-    &["keep", "pull", "push", "lifecycle", "replicate", "audit", "transfer"],
+    &["keep", "pull", "push", "lifecycle", "replicate", "audit", "token", "transfer"],
     &["http"],
     &["main", "cli", "app", "config"],
 ];
@@ -75,6 +75,8 @@ const OWNERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("tokio_rustls", &["src/http/tls/"]),
+    ("jsonwebtoken", &["src/token/jwt.rs"]),
+    ("ring", &["plugins/host/", "src/token/jwt.rs", "tests/kit/src/issuer.rs"]),
     ("instant_acme", &["src/http/tls/acme/"]),
     ("hyper_rustls", &["src/http/tls/acme/transport.rs"]),
     ("rcgen", &["src/http/tls/", "src/config/tests/encryption.rs"]),
@@ -91,7 +93,13 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     (
         "humantime",
-        &["src/config/", "src/pull/resolve.rs", "src/http/admin/api/time.rs", "src/cli/"],
+        &[
+            "src/config/",
+            "src/pull/resolve.rs",
+            "src/http/admin/api/time.rs",
+            "src/http/token/mod.rs",
+            "src/cli/",
+        ],
     ),
     (
         "moka",
