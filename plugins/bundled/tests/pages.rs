@@ -83,3 +83,8 @@ fn house_rules() {
 fn htpasswd() {
     check::<htpasswd::Htpasswd>("htpasswd");
 }
+
+#[test]
+fn oidc() {
+    check::<oidc::Oidc>("oidc");
+}
