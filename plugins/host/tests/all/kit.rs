@@ -180,7 +180,7 @@ impl HttpClient for World {
 pub fn mount(name: &str) -> MountSpec {
     MountSpec {
         name: name.to_owned(),
-        config: serde_json::json!({ "blocked": ["latest"] }),
+        config: serde_json::json!({ "blocked_tags": ["latest"] }),
         secrets: BTreeMap::new(),
         grants: Grants::default(),
         limits: Limits {
