@@ -37,9 +37,8 @@ pub(super) const P384: &str = concat!(
 );
 
 /// A key of Ed25519.
-pub(super) const ED25519: &str = concat!(
-    "302a300506032b6570032100874ff345d73aa0d299f86b429be1a7701af4fbb25f718d30429e20081211fe69",
-);
+pub(super) const ED25519: &str =
+    "302a300506032b6570032100874ff345d73aa0d299f86b429be1a7701af4fbb25f718d30429e20081211fe69";
 
 /// By the RSA key, PKCS #1 v1.5 with SHA-256.
 pub(super) const RS256: &str = concat!(
