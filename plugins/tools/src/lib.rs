@@ -1,1 +1,3 @@
 //! What authors of plugins work with: `pierhead plugin new`, `build`, `test`, `inspect`, `diff`.
+
+pub mod toolchain;
