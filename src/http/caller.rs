@@ -4,6 +4,7 @@
 //! was what it may.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -65,7 +66,7 @@ pub struct Caller {
     /// The request for the hooks.
     pub context: Context,
     /// What a token of ours grants, if one came.
-    pub grant: Option<Grant>,
+    pub grant: Option<Arc<Grant>>,
     /// What is wrong with the token that came, should what it is for be refused.
     error: Option<BearerError>,
 }
@@ -119,7 +120,7 @@ pub async fn admit(
     target: Target,
 ) -> Result<(Target, Vec<String>), ApiError> {
     let context = &caller.context;
-    let covers = |grant: &Grant| grant.covers(&WantedScope::of(&target));
+    let covers = |grant: &Arc<Grant>| grant.covers(&WantedScope::of(&target));
     if !caller.grant.as_ref().is_some_and(covers) {
         // Also of who holds a token that is for something else: if a plugin refuses, its message
         // is worth more than the advice to get another token.

@@ -111,7 +111,7 @@ impl Login {
     }
 
     /// What a token of ours says.
-    pub(super) fn verify(&self, token: &Secret) -> Result<Grant, TokenError> {
+    pub(super) fn verify(&self, token: &Secret) -> Result<Arc<Grant>, TokenError> {
         self.tokens
             .verify(token)
             .inspect_err(|error| self.refused.with_label_values(&[error.as_str()]).inc())

@@ -15,6 +15,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use moka::sync::Cache;
+use sha2::{Digest as _, Sha256};
 
 pub use keys::{KEY_AGE_MAX, KEY_FILE, KeyError};
 
@@ -32,6 +34,10 @@ pub const TOKEN_BYTES_MAX: usize = 7 << 10;
 
 /// How far the clocks of several Pierheads with one key may be apart.
 pub const LEEWAY: Duration = Duration::from_secs(10);
+
+/// How many tokens are remembered that were verified: a pull sends the same one with every request,
+/// and to read it costs more than all else that a small answer needs.
+const VERIFIED_MAX: u64 = 2048;
 
 /// The size of a key, in bytes: as many as SHA-256 has.
 const KEY_BYTES: usize = 32;
@@ -135,6 +141,16 @@ impl Grant {
     }
 }
 
+/// A token whose signature is right and whose words are read.
+#[derive(Debug)]
+struct Verified {
+    grant: Arc<Grant>,
+    /// In seconds since 1970.
+    begins: u64,
+    /// In seconds since 1970.
+    ends: u64,
+}
+
 /// Makes and believes tokens. Cheap to clone; clones share the keys.
 #[derive(Clone, Debug)]
 pub struct Tokens(Arc<Inner>);
@@ -142,6 +158,9 @@ pub struct Tokens(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     keys: RwLock<KeyRing>,
+    /// By the token's digest, so that no token lies in memory. A key that is gone has no token
+    /// left that has not ended.
+    verified: Cache<[u8; 32], Arc<Verified>>,
     path: PathBuf,
     settings: TokenSettings,
     clock: Clock,
@@ -155,7 +174,8 @@ impl Tokens {
     pub fn open(storage: &Path, settings: TokenSettings, clock: Clock) -> Result<Self, KeyError> {
         let path = storage.join(KEY_FILE);
         let keys = RwLock::new(KeyRing::open(&path, clock.now())?);
-        Ok(Self(Arc::new(Inner { keys, path, settings, clock })))
+        let verified = Cache::builder().name("tokens").max_capacity(VERIFIED_MAX).build();
+        Ok(Self(Arc::new(Inner { keys, verified, path, settings, clock })))
     }
 
     /// Whom tokens are for: what challenges call this registry.
@@ -216,38 +236,54 @@ impl Tokens {
     ///
     /// # Errors
     /// When it is not one of ours, was changed, or is not good now.
-    pub fn verify(&self, token: &Secret) -> Result<Grant, TokenError> {
+    pub fn verify(&self, token: &Secret) -> Result<Arc<Grant>, TokenError> {
         let token = token.expose();
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Malformed);
         }
+        let digest = <[u8; 32]>::from(Sha256::digest(token));
+        let verified = match self.0.verified.get(&digest) {
+            Some(verified) => verified,
+            None => {
+                let verified = Arc::new(self.read(token)?);
+                self.0.verified.insert(digest, Arc::clone(&verified));
+                verified
+            }
+        };
+        let (now, leeway) = (self.0.clock.now(), LEEWAY.as_secs());
+        let seconds = now.unix_ms() / 1000;
+        if seconds >= verified.ends.saturating_add(leeway) {
+            return Err(TokenError::Ended);
+        }
+        if seconds.saturating_add(leeway) < verified.begins {
+            return Err(TokenError::Early);
+        }
+        let grant = Arc::clone(&verified.grant);
+        if grant.identity.as_ref().is_some_and(|identity| identity.is_over(now)) {
+            return Err(TokenError::Ended);
+        }
+        Ok(grant)
+    }
+
+    /// Checks the signature of a token and reads it, whatever the time.
+    fn read(&self, token: &str) -> Result<Verified, TokenError> {
         let key_id = jwt::key_id(token).ok_or(TokenError::Malformed)?;
         let keys = self.keys();
         let key = keys.find(&key_id).ok_or(TokenError::Key)?;
         let claims = key.open(token, self.service())?;
-        let (now, leeway) = (self.0.clock.now(), LEEWAY.as_secs());
-        let seconds = now.unix_ms() / 1000;
-        if seconds >= claims.exp.saturating_add(leeway) {
-            return Err(TokenError::Ended);
-        }
-        if seconds.saturating_add(leeway) < claims.nbf {
-            return Err(TokenError::Early);
-        }
-        let identity = claims.identity.map(|claim| Identity {
-            subject: claims.sub,
-            issuer: claim.issuer,
-            method: claim.method,
-            groups: claim.groups,
-            claims: claim.claims,
-            expires_at: claim.expires_at_ms.map(Timestamp::from_unix_ms),
+        let identity = claims.identity.map(|claim| {
+            Arc::new(Identity {
+                subject: claims.sub,
+                issuer: claim.issuer,
+                method: claim.method,
+                groups: claim.groups,
+                claims: claim.claims,
+                expires_at: claim.expires_at_ms.map(Timestamp::from_unix_ms),
+            })
         });
-        if identity.as_ref().is_some_and(|identity| identity.is_over(now)) {
-            return Err(TokenError::Ended);
-        }
-        Ok(Grant {
-            identity: identity.map(Arc::new),
-            access: claims.access.into_iter().filter_map(granted).collect(),
-        })
+        let access = claims.access.into_iter().filter_map(granted).collect();
+        let grant = Arc::new(Grant { identity, access });
+        Ok(Verified { grant, begins: claims.nbf, ends: claims.exp })
     }
 
     /// Makes a new key if it is time. Blocks.

@@ -1,5 +1,7 @@
 //! Tokens that are good, changed, foreign, old or early.
 
+use std::sync::LazyLock;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
@@ -67,7 +69,7 @@ fn what_was_granted_comes_back_with_the_identity() {
     assert_eq!(grant.access, access);
     let anonymous = tokens.issue(None, &access[..1]).unwrap();
     let grant = tokens.verify(&anonymous.token).unwrap();
-    assert_eq!((grant.identity, &grant.access[..]), (None, &access[..1]));
+    assert_eq!((&grant.identity, &grant.access[..]), (&None, &access[..1]));
     assert!(!format!("{issued:?}").contains(issued.token.expose()));
 }
 
@@ -133,6 +135,23 @@ fn a_token_ends_in_time_and_with_the_proof_it_was_made_for() {
     // The proof has no leeway: it is not of this clock's family.
     assert_eq!(tokens.verify(&issued.token), Err(TokenError::Ended));
     assert_eq!(tokens.issue(Some(&short), &[]).unwrap_err(), IssueError::Over);
+}
+
+#[test]
+fn tokens_are_read_once_and_remembered_within_bounds() {
+    let Fixture { tokens, .. } = fixture();
+    let issue = || tokens.issue(None, &[]).unwrap().token;
+    let token = issue();
+    let first = tokens.verify(&token).unwrap();
+    assert!(Arc::ptr_eq(&first, &tokens.verify(&token).unwrap()));
+    let changed = Secret::new(format!("{}A", token.expose()));
+    assert!(tokens.verify(&changed).is_err());
+    assert!(tokens.verify(&changed).is_err(), "what is wrong is not remembered as right");
+    for _ in 0..VERIFIED_MAX + 100 {
+        tokens.verify(&issue()).unwrap();
+    }
+    tokens.0.verified.run_pending_tasks();
+    assert!(tokens.0.verified.entry_count() <= VERIFIED_MAX);
 }
 
 #[test]
@@ -213,8 +232,8 @@ fn a_token_stays_small_enough_for_a_header() {
 proptest! {
     #[test]
     fn nothing_that_is_sent_panics(text in "\\PC*|[A-Za-z0-9_-]{0,40}(\\.[A-Za-z0-9_-]{0,40}){0,4}") {
-        let Fixture { tokens, .. } = fixture();
-        prop_assert!(tokens.verify(&Secret::new(text.clone())).is_err());
-        prop_assert!(!tokens.is_ours(&Secret::new(text)));
+        static FIXTURE: LazyLock<Fixture> = LazyLock::new(fixture);
+        prop_assert!(FIXTURE.tokens.verify(&Secret::new(text.clone())).is_err());
+        prop_assert!(!FIXTURE.tokens.is_ours(&Secret::new(text)));
     }
 }

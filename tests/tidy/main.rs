@@ -110,6 +110,7 @@ const OWNERS: &[(&str, &[&str])] = &[
             "src/store/blob/fs.rs",
             "src/upstream/auth.rs",
             "src/upstream/token.rs",
+            "src/token/mod.rs",
             "src/upstream/http_transport.rs",
             "src/pull/",
             "src/hooks/facts.rs",

@@ -1,5 +1,6 @@
 //! What clients ask of the token service, and what they get.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
@@ -97,7 +98,7 @@ impl Service {
     }
 
     /// What the token of an answer says.
-    fn grant(&self, answer: &Value) -> Grant {
+    fn grant(&self, answer: &Value) -> Arc<Grant> {
         self.login.tokens.verify(&Secret::new(answer["token"].as_str().unwrap())).unwrap()
     }
 
@@ -105,7 +106,7 @@ impl Service {
         let query = format!("scope={scope}");
         let authorization = Some("Basic Y2k6cmlnaHQ=");
         let answer = self.ask(Ask { query: &query, authorization, host, ..ASK }).await.unwrap();
-        self.grant(&answer).access.into_iter().map(|scope| scope.repository).collect()
+        self.grant(&answer).access.iter().map(|scope| scope.repository.clone()).collect()
     }
 }
 
@@ -133,7 +134,7 @@ async fn a_login_gives_a_token_for_what_is_granted_and_nothing_else() {
     assert_eq!(answer["issued_at"], "2023-11-14T22:13:20Z");
     assert_eq!(answer.get("refresh_token"), None);
     let grant = service.grant(&answer);
-    let identity = grant.identity.unwrap();
+    let identity = grant.identity.clone().unwrap();
     assert_eq!(
         (&*identity.subject, &*identity.issuer, &*identity.method),
         ("ci", "house", "basic")
@@ -215,7 +216,7 @@ async fn anonymous_clients_get_a_token_only_for_something() {
     let query = "scope=repository:library/a:pull";
     let answer = service.ask(Ask { query, ..ASK }).await.unwrap();
     let grant = service.grant(&answer);
-    assert_eq!((grant.identity, grant.access.len()), (None, 1));
+    assert_eq!((&grant.identity, grant.access.len()), (&None, 1));
     // So do those whose credentials nobody knows: docker sends the Hub's to every mirror.
     let hub = basic("hub-user", "x");
     let answer = service.ask(Ask { query, authorization: Some(&hub), ..ASK }).await.unwrap();
@@ -239,7 +240,7 @@ async fn a_token_cannot_be_had_for_a_token() {
     // That of somebody else can be.
     let query = "scope=repository:library/a:pull";
     let answer = service.ask(Ask { authorization: Some("Bearer foreign"), query, ..ASK }).await;
-    assert_eq!(service.grant(&answer.unwrap()).identity.unwrap().subject, "robot");
+    assert_eq!(service.grant(&answer.unwrap()).identity.as_ref().unwrap().subject, "robot");
 }
 
 #[tokio::test]

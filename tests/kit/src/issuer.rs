@@ -173,12 +173,15 @@ impl Issuer {
 
     /// The claims that GitHub Actions gives a job of `repository` on `branch`, for ten minutes.
     pub fn github_claims(&self, repository: &str, branch: &str, audience: &str) -> Value {
-        let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+        let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
+        // No two jobs have the same token.
+        let id = format!("{:032x}", now.as_nanos());
+        let now = now.as_secs();
         let (owner, _) = repository.split_once('/').expect("OWNER/NAME");
         let git_ref = format!("refs/heads/{branch}");
         let workflow = format!("{repository}/.github/workflows/build.yml@{git_ref}");
         json!({
-            "jti": "7b2f9f2c-9d1a-4b34-8a45-0a8c2a6f1a51",
+            "jti": id,
             "sub": format!("repo:{repository}:ref:{git_ref}"),
             "aud": audience,
             "ref": git_ref,
