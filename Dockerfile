@@ -18,6 +18,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
+    cargo xtask plugins && \
     cargo build --release --locked --bin pierhead && \
     mkdir /out && strip -o /out/pierhead target/release/pierhead
 

@@ -22,6 +22,7 @@ use crate::http::admin::api::transfer::Transfers;
 use crate::http::admin::api::{Api, ApiParts};
 use crate::http::admin::{Admin, Probes};
 use crate::http::door::Door;
+use crate::http::login::Login;
 use crate::http::metrics::HttpMetrics;
 use crate::http::overload::Overload;
 use crate::http::recent::Recent;
@@ -44,6 +45,7 @@ use crate::store::{BlobStore as _, Hot, HotOptions, KeepingStore, MetaStore, NoU
 use crate::telemetry::filter::LogFilter;
 use crate::telemetry::otlp::Traces;
 use crate::telemetry::{self, TelemetryError};
+use crate::token::{KeyError, Tokens};
 use crate::transfer::Holdings;
 use crate::upstream::{
     HttpTransport, LoopId, StaticCredentials, TransportSetupError, Upstream, UpstreamParts,
@@ -70,6 +72,9 @@ pub enum AppError {
     /// The operator's token could not be read or made.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The keys of tokens could not be read or made.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// An address could not be bound.
     #[error("cannot listen on {address} ({key}): {source}")]
     Listen {
@@ -212,10 +217,13 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     let overload = Overload::new(&registry, recent.clone())?;
     let metrics = HttpMetrics::new(&registry)?;
     let probes = Probes::new(blobs, meta, tasks.stopping());
+    let tokens = Tokens::open(&config.storage.path, config.auth.tokens.clone(), clock.clone())?;
+    workers.start(tokens.rotation());
     let api = Arc::new(Registry {
         puller: puller.clone(),
         naming: Arc::clone(&naming),
         hooks,
+        login: Login::new(tokens, config.public_url.clone(), &registry)?,
         metrics: metrics.clone(),
         probes: probes.clone(),
         recent: recent.clone(),

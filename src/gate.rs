@@ -36,11 +36,13 @@ pub enum Limit {
     FillsPerClient,
     /// Transfers for one reader alone, of blobs that cannot be stored.
     PrivateTransfers,
+    /// Logins of one client that failed.
+    FailedLogins,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Connections,
         Self::ConnectionsPerClient,
         Self::AdminConnections,
@@ -52,6 +54,7 @@ impl Limit {
         Self::Fills,
         Self::FillsPerClient,
         Self::PrivateTransfers,
+        Self::FailedLogins,
     ];
 
     /// Its name in metrics and logs.
@@ -68,6 +71,7 @@ impl Limit {
             Self::Fills => "fills",
             Self::FillsPerClient => "fills_per_client",
             Self::PrivateTransfers => "private_transfers",
+            Self::FailedLogins => "failed_logins",
         }
     }
 
@@ -93,6 +97,7 @@ impl Limit {
             Self::PrivateTransfers => {
                 "too many blobs that cannot be stored are being passed on (fill.private_max)"
             }
+            Self::FailedLogins => "too many logins of this client have failed",
         }
     }
 }

@@ -52,6 +52,9 @@ pub(super) const PARALLEL_ABOVE: u64 = 256 << 20;
 pub(super) const RETRY_FOR: Duration = Duration::from_secs(120);
 pub(super) const PAUSE_AFTER: Duration = Duration::from_secs(30);
 pub(super) const CONDEMNED_FOR: Duration = Duration::from_secs(600);
+pub(super) const TOKEN_TTL: Duration = Duration::from_secs(300);
+/// What challenges call a registry that does not know its own name.
+pub(super) const TOKEN_SERVICE: &str = "pierhead";
 pub(super) const SAMPLE_RATIO: f64 = 1.0;
 pub(super) const SERVICE_NAME: &str = "pierhead";
 

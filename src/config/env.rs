@@ -8,9 +8,14 @@ use toml::de::DeValue;
 use super::builtin::BUILT_IN;
 use super::error::Problems;
 use super::sections::{
+<<<<<<< HEAD
     ChainSection, FillSection, HostedSection, LogSection, PluginsSection, Raw, RawUpstream,
     Section, ServerSection, StorageSection, TelemetrySection, UpstreamSection, unknown_key,
     unknown_table,
+=======
+    AuthSection, FillSection, HostedSection, LogSection, Raw, RawUpstream, Section, ServerSection,
+    StorageSection, TelemetrySection, UpstreamSection, unknown_key, unknown_table,
+>>>>>>> main
 };
 use super::source::Origin;
 use super::values::Refusal;
@@ -72,6 +77,7 @@ fn apply_one(raw: &mut Raw, value: &str, origin: &Origin, problems: &mut Problem
         "plugins" => set::<PluginsSection>(&mut raw.plugins, &key, value, origin, problems),
         "hosted" => set::<HostedSection>(&mut raw.hosted, &key, value, origin, problems),
         "fill" => set::<FillSection>(&mut raw.fill, &key, value, origin, problems),
+        "auth" => set::<AuthSection>(&mut raw.auth, &key, value, origin, problems),
         "log" => set::<LogSection>(&mut raw.log, &key, value, origin, problems),
         "telemetry" => set::<TelemetrySection>(&mut raw.telemetry, &key, value, origin, problems),
         other => unknown_table(other, origin, problems),

@@ -5,6 +5,7 @@
 //! the variable), quotes the line and says what would be right. Nothing below this module sees a
 //! value that was not checked.
 
+mod auth;
 mod builtin;
 mod defaults;
 mod encryption;
@@ -40,6 +41,7 @@ pub use self::secrets::{ReadFile, read_from_disk};
 use self::error::Problems;
 use self::sections::Raw;
 use self::source::{Document, Origin};
+use crate::hooks::Anonymous;
 use crate::http::admin::api::config::Setting;
 use crate::http::settings::ServerSettings;
 use crate::keep::scrub::ScrubSettings;
@@ -48,6 +50,7 @@ use crate::plugins::settings::PluginSettings;
 use crate::pull::settings::{FillSettings, NamingSettings, TagSettings};
 use crate::scope::UpstreamName;
 use crate::telemetry::settings::TraceSettings;
+use crate::token::settings::TokenSettings;
 use crate::upstream::settings::UpstreamSettings;
 
 /// The largest configuration file, in bytes.
@@ -68,6 +71,8 @@ pub struct Config {
     pub naming: NamingSettings,
     /// How blobs are filled.
     pub fill: FillSettings,
+    /// Who has to log in, where an authenticator is mounted.
+    pub auth: AuthSettings,
     /// What is logged, and how.
     pub log: LogSettings,
     /// Plugins.
@@ -94,6 +99,15 @@ pub struct StorageSettings {
     pub min_free: u64,
     /// How what is stored is verified anew.
     pub scrub: ScrubSettings,
+}
+
+/// Who has to log in, and the tokens they get.
+#[derive(Clone, Debug)]
+pub struct AuthSettings {
+    /// What those may do who do not.
+    pub anonymous: Anonymous,
+    /// The tokens.
+    pub tokens: TokenSettings,
 }
 
 /// What is logged, and how.

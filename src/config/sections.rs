@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::auth::{TokenService, TokenTtl};
 use super::encryption::{AcmeTable, TlsTable};
 use super::error::{Problems, printable};
 use super::plugins::{GrantsTable, MatchTable, MountName, SecretFiles, Settings, VerifyTable};
@@ -17,8 +18,12 @@ use super::values::{
     Period, PublicUrl, Refusal, Size, Text as _, Timeout, UserName, Value,
 };
 use super::{LogFormat, LogLevel};
+<<<<<<< HEAD
 use crate::hooks::chain::{Hook, Mode, OnError};
 use crate::plugins::source::Source;
+=======
+use crate::hooks::Anonymous;
+>>>>>>> main
 use crate::scope::UpstreamName;
 
 /// A table of keys.
@@ -209,6 +214,14 @@ section! {
 }
 
 section! {
+    /// `[auth]`
+    AuthSection, "[auth]", later: [],
+    anonymous: Anonymous,
+    token_ttl: TokenTtl,
+    service: TokenService,
+}
+
+section! {
     /// `[log]`
     LogSection, "[log]", later: [],
     level: LogLevel,
@@ -224,6 +237,7 @@ section! {
     service_name: ServiceName,
 }
 
+<<<<<<< HEAD
 section! {
     /// `[plugin.NAME]`
     PluginSection, "[plugin.NAME]", later: [],
@@ -240,6 +254,11 @@ section! {
     secrets: SecretFiles,
     verify: VerifyTable,
 }
+=======
+/// The tables at the top.
+const TABLES: [&str; 8] =
+    ["server", "storage", "upstream", "hosted", "fill", "auth", "log", "telemetry"];
+>>>>>>> main
 
 section! {
     /// `[chain]`
@@ -275,7 +294,11 @@ const TABLES: [&str; 10] = [
 ];
 
 /// Every key with its section, to tell where a misplaced one belongs.
+<<<<<<< HEAD
 const SECTIONS: [(&str, &[&str]); 10] = [
+=======
+const SECTIONS: [(&str, &[&str]); 8] = [
+>>>>>>> main
     (ServerSection::LABEL, ServerSection::KEYS),
     (StorageSection::LABEL, StorageSection::KEYS),
     (UpstreamSection::LABEL, UpstreamSection::KEYS),
@@ -284,6 +307,7 @@ const SECTIONS: [(&str, &[&str]); 10] = [
     (ChainSection::LABEL, ChainSection::KEYS),
     (PluginsSection::LABEL, PluginsSection::KEYS),
     (FillSection::LABEL, FillSection::KEYS),
+    (AuthSection::LABEL, AuthSection::KEYS),
     (LogSection::LABEL, LogSection::KEYS),
     (TelemetrySection::LABEL, TelemetrySection::KEYS),
 ];
@@ -299,6 +323,7 @@ pub(super) struct Raw {
     pub(super) chain: ChainSection,
     pub(super) plugins: PluginsSection,
     pub(super) fill: FillSection,
+    pub(super) auth: AuthSection,
     pub(super) log: LogSection,
     pub(super) telemetry: TelemetrySection,
 }
@@ -342,6 +367,7 @@ impl Raw {
                 "storage" => read_keys(&mut raw.storage, table, problems),
                 "hosted" => read_keys(&mut raw.hosted, table, problems),
                 "fill" => read_keys(&mut raw.fill, table, problems),
+                "auth" => read_keys(&mut raw.auth, table, problems),
                 "log" => read_keys(&mut raw.log, table, problems),
                 "telemetry" => read_keys(&mut raw.telemetry, table, problems),
                 "plugin" => read_plugins(&mut raw.plugin, table, problems),

@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::*;
 use crate::config::sections::{
-    FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection,
+    AuthSection, FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection,
     TelemetrySection, UpstreamSection,
 };
 use crate::store::blob::fs::DEFAULT_MAX_BYTES;
@@ -498,6 +498,7 @@ fn the_example_has_every_key() {
             "hosted" => known(HostedSection::KEYS),
             "fill" => known(FillSection::KEYS),
             "log" => known(LogSection::KEYS),
+            "auth" => known(AuthSection::KEYS),
             "telemetry" => known(TelemetrySection::KEYS),
             _ => {
                 let upstreams = value.get_ref().as_table().unwrap();
@@ -509,13 +510,13 @@ fn the_example_has_every_key() {
         };
         assert_eq!(keys(value.get_ref()), expected, "{section:?}");
     }
-    assert_eq!(table.get_ref().len(), 7);
+    assert_eq!(table.get_ref().len(), 8);
 }
 
 /// Text that often gets past the parser.
 fn plausible() -> impl Strategy<Value = String> {
     let line = prop_oneof![
-        "\\[(server|storage|upstream|upstream\\.\"[a-z.:0-9]{1,8}\"|hosted|fill|log|telemetry|plugin|x)\\]",
+        "\\[(server|storage|upstream|upstream\\.\"[a-z.:0-9]{1,8}\"|hosted|fill|auth|log|telemetry|plugin|x)\\]",
         "[a-z_.]{1,12} = [0-9\"\\[\\]{}a-zé.:/*-]{0,20}",
         "(listen|endpoints|tag_ttl|alias|hosts|prefixes|default|token_file|public_url|path) = \
          (\"[ -~é]{0,12}\"|\\[\"[a-z:/.*]{0,12}\"\\]|true|-?[0-9]{1,22}|[0-9.e]{1,6})",

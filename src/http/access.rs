@@ -45,6 +45,8 @@ pub struct Access {
     pub outcome: (&'static str, &'static str),
     /// Where trouble is remembered, if it is.
     pub recent: Option<Recent>,
+    /// Whether the client was only told to log in: every login begins so, and it is no trouble.
+    pub is_challenge: bool,
     /// The limit at which the request was refused, if it was: `http/overload` tells of those,
     /// because a line for each would be as many as the flood has.
     pub limit: Option<Limit>,
@@ -82,6 +84,7 @@ impl Access {
             outcome: ("", ""),
             recent: None,
             limit: None,
+            is_challenge: false,
             head: None,
             body_bytes: 0,
             broke_off: false,
@@ -160,7 +163,9 @@ impl Drop for Access {
         if self.limit.is_some() {
             return;
         }
-        if let Some(recent) = &self.recent {
+        if let Some(recent) = &self.recent
+            && !self.is_challenge
+        {
             self.remember(recent);
         }
         let notes = self.notes.line();

@@ -67,6 +67,15 @@ impl Connection {
     }
 }
 
+/// The host that a request is for, as the client wrote it: HTTP/2 has it in the target, HTTP/1 in a
+/// header.
+pub fn host(head: &http::request::Parts) -> Option<&str> {
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()),
+    }
+}
+
 /// Where a request came from, told by `X-Forwarded-For` and `X-Forwarded-Proto` where `trusted`
 /// names the peer; otherwise these headers count for nothing.
 ///

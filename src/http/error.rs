@@ -4,17 +4,24 @@
 //! decides which one it gets: where a client should fall back to the origin at once it is 502, 503
 //! or 504, never 429, which containerd retries five times without a pause.
 
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 
+use super::attempts::TooMany;
 use super::body::Body;
+use super::challenge::BearerError;
+use super::request_body::FormError;
 use super::route::RouteError;
+use super::token::RequestError;
 use crate::gate::{Full, Limit};
 use crate::hooks::Denial;
-use crate::oci::{ErrorBody, ErrorCode};
+use crate::oci::{Challenge, ErrorBody, ErrorCode};
 use crate::pull::naming::NamingError;
 use crate::pull::{FillError, PullError};
 use crate::store::StoreError;
+use crate::token::{IssueError, TokenError};
 use crate::upstream::{ErrorKind, UpstreamError};
 
 /// What a client is told to wait when upstream limits the rate without saying for how long, in
@@ -33,11 +40,14 @@ pub struct ApiError {
     message: String,
     extra: Option<(http::HeaderName, HeaderValue)>,
     limit: Option<Limit>,
+    bearer: Option<BearerError>,
+    oauth: Option<&'static str>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: ErrorCode, message: impl ToString) -> Self {
-        Self { status, code, message: message.to_string(), extra: None, limit: None }
+        let message = message.to_string();
+        Self { status, code, message, extra: None, limit: None, bearer: None, oauth: None }
     }
 
     fn with(mut self, name: http::HeaderName, value: impl Into<HeaderValue>) -> Self {
@@ -139,9 +149,100 @@ impl ApiError {
         .with(http::header::CONTENT_RANGE, content_range)
     }
 
+    /// Somebody has to log in who presented nothing, or nothing that anybody knows.
+    pub fn login_required(is_anonymous: bool) -> Self {
+        Denial::unauthorized(if is_anonymous {
+            "authentication required: log in first"
+        } else {
+            "these credentials are not known here"
+        })
+        .into()
+    }
+
+    /// A token of ours that is not good.
+    pub fn invalid_token(error: TokenError) -> Self {
+        Self::from(Denial::unauthorized(error.to_string()))
+            .about_token(Some(BearerError::InvalidToken))
+    }
+
+    /// A token of ours that was not made for this; another one would do.
+    pub fn insufficient_scope() -> Self {
+        Self::from(Denial::unauthorized("the token was not made for this; get another one"))
+            .about_token(Some(BearerError::InsufficientScope))
+    }
+
+    /// Says what is wrong with the token that came, where the answer asks for a login.
+    pub const fn about_token(mut self, error: Option<BearerError>) -> Self {
+        self.bearer = error;
+        self
+    }
+
+    /// What is wrong with the token that came, if one came.
+    pub const fn token_error(&self) -> Option<BearerError> {
+        self.bearer
+    }
+
+    /// Says how to log in.
+    pub fn with_challenge(self, challenge: &Challenge) -> Self {
+        match HeaderValue::from_str(&challenge.to_string()) {
+            Ok(value) => self.with(WWW_AUTHENTICATE, value),
+            Err(_) => self,
+        }
+    }
+
+    /// Too many logins of this client have failed.
+    pub fn too_many_logins(TooMany(wait): TooMany) -> Self {
+        let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(1).max(1);
+        Self::overloaded(Limit::FailedLogins, Full(Limit::FailedLogins)).with(RETRY_AFTER, seconds)
+    }
+
+    /// The token service is asked by GET or POST.
+    pub fn token_method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::Unsupported,
+            "tokens are asked for with GET and POST",
+        )
+        .with(ALLOW, HeaderValue::from_static("GET, POST"))
+    }
+
+    /// A request for a token that makes no sense.
+    pub fn bad_token_request(error: RequestError, by_form: bool) -> Self {
+        let mut answer = Self::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, error);
+        answer.oauth = by_form.then_some(error.oauth());
+        answer
+    }
+
+    /// A request for a token of somebody else.
+    pub fn wrong_service(own: &str) -> Self {
+        let message = format!("the tokens that are made here are for the service {own:?}");
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message)
+    }
+
+    /// A body that is no form.
+    pub fn not_a_form(media_type: &str) -> Self {
+        let message = format!("the body has to be {media_type}");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::Unsupported, message)
+    }
+
+    /// With the fields that OAuth's clients look for. Source: RFC 6749, section 5.2; the status
+    /// stays docker's, because clients go on by GET after a 401.
+    pub fn in_words_of_oauth(mut self) -> Self {
+        self.oauth = self.oauth.or(Some(match self.status {
+            StatusCode::UNAUTHORIZED => "invalid_grant",
+            StatusCode::FORBIDDEN => "access_denied",
+            status if status.is_client_error() => "invalid_request",
+            _ => "temporarily_unavailable",
+        }));
+        self
+    }
+
     /// The answer. HEAD gets the same head and no body.
     pub fn into_response(self, head: bool) -> Response<Body> {
-        let body = ErrorBody::new(self.code, self.message).to_json();
+        let body = match self.oauth {
+            Some(error) => oauth_body(error, self.code, self.message),
+            None => ErrorBody::new(self.code, self.message).to_json(),
+        };
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -150,10 +251,49 @@ impl ApiError {
         if let Some((name, value)) = self.extra {
             headers.insert(name, value);
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            // It may name a host that only this client has sent: see `challenge`.
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
         if !head {
             *response.body_mut() = Body::full(body);
         }
         response
+    }
+}
+
+/// Docker reads the one half of it and OAuth's clients the other.
+fn oauth_body(error: &str, code: ErrorCode, message: String) -> Vec<u8> {
+    let body = serde_json::json!({
+        "error": error,
+        "error_description": message,
+        "errors": ErrorBody::new(code, message).errors,
+    });
+    body.to_string().into_bytes()
+}
+
+impl From<FormError> for ApiError {
+    fn from(error: FormError) -> Self {
+        let status = match error {
+            FormError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            FormError::TimedOut => StatusCode::REQUEST_TIMEOUT,
+            FormError::BrokeOff => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, ErrorCode::Unsupported, error)
+    }
+}
+
+impl From<IssueError> for ApiError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Over => Denial::unauthorized(error.to_string()).into(),
+            IssueError::TooLarge => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, error)
+            }
+            IssueError::Failed => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, error)
+            }
+        }
     }
 }
 

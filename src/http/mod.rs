@@ -10,6 +10,8 @@
 //! | [`tls`] | certificates, ours and the clients' |
 //! | [`connection`] | where a request really came from, behind trusted proxies |
 //! | [`caller`] | who asks, and whether it may |
+//! | [`login`], [`attempts`], [`challenge`] | credentials, those that fail, and how they are asked for |
+//! | [`token`] | the token service |
 //! | [`v2`] | the registry API, one file per thing that can be read |
 //! | [`admin`] | the operator's side |
 //! | [`body`] | response bodies |
@@ -21,11 +23,14 @@
 pub mod access;
 pub mod activity;
 pub mod admin;
+pub mod attempts;
 pub mod body;
 pub mod caller;
+pub mod challenge;
 pub mod connection;
 pub mod door;
 pub mod error;
+pub mod login;
 pub mod metrics;
 pub mod overload;
 pub mod paced;
@@ -36,4 +41,5 @@ pub mod sending;
 pub mod server;
 pub mod settings;
 pub mod tls;
+pub mod token;
 pub mod v2;

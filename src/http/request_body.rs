@@ -1,12 +1,12 @@
-//! Bodies of requests that nobody reads: nothing is pushed to this version, but clients may send
-//! something all the same.
+//! Bodies of requests: forms, which are small; and those that nobody reads, because nothing is
+//! pushed to this version, but clients may send something all the same.
 //!
-//! A little is read away, so that the connection can take the next request. Of what is larger or
+//! Of the latter a little is read away, so that the connection can take the next request. Of what is larger or
 //! slower nothing more is read, and the connection ends with the answer.
 
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, BufMut as _};
 use http::HeaderMap;
 use http::header::EXPECT;
 use http_body::Body;
@@ -18,6 +18,48 @@ pub const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
 /// How long that may take: the answer waits for it.
 pub const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The largest form, in bytes: a token of somebody else's fits, and little more.
+pub const FORM_BYTES_MAX: usize = 16 << 10;
+
+/// How long a form may take to arrive.
+pub const FORM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a form cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormError {
+    /// It is too large.
+    #[error("a form has at most {FORM_BYTES_MAX} bytes")]
+    TooLarge,
+    /// It did not come in time.
+    #[error("the form did not arrive within {} s", FORM_TIMEOUT.as_secs())]
+    TimedOut,
+    /// The client broke off.
+    #[error("the form broke off")]
+    BrokeOff,
+}
+
+/// Reads a form to its end.
+///
+/// # Errors
+/// When it is too large, too slow, or breaks off.
+pub async fn read_form<B: Body + Unpin>(body: &mut B) -> Result<Vec<u8>, FormError> {
+    let whole = async {
+        let mut form = Vec::new();
+        if body.size_hint().lower() > FORM_BYTES_MAX as u64 {
+            return Err(FormError::TooLarge);
+        }
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| FormError::BrokeOff)?.into_data() else { continue };
+            if form.len() + data.remaining() > FORM_BYTES_MAX {
+                return Err(FormError::TooLarge);
+            }
+            form.put(data);
+        }
+        Ok(form)
+    };
+    timeout(FORM_TIMEOUT, whole).await.unwrap_or(Err(FormError::TimedOut))
+}
 
 /// Reads the body of a request with these headers away; tells whether it came to its end.
 pub async fn discard<B: Body + Unpin>(headers: &HeaderMap, body: B) -> bool {
@@ -103,6 +145,23 @@ mod tests {
         };
         assert!(!discarded(Claiming(much(), 10)).await);
         assert!(!discarded(much()).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn forms_are_read_to_their_end_or_not_at_all() {
+        let full = |bytes: usize| Full::new(Bytes::from(vec![b'a'; bytes]));
+        assert_eq!(read_form(&mut Empty::<Bytes>::new()).await, Ok(Vec::new()));
+        let most = vec![b'a'; FORM_BYTES_MAX];
+        assert_eq!(read_form(&mut full(FORM_BYTES_MAX)).await, Ok(most));
+        assert_eq!(read_form(&mut full(FORM_BYTES_MAX + 1)).await, Err(FormError::TooLarge));
+        let piece = || Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; FORM_BYTES_MAX])));
+        let mut endless = StreamBody::new(stream::repeat_with(piece));
+        assert_eq!(read_form(&mut endless).await, Err(FormError::TooLarge));
+        let broken = stream::once(std::future::ready(Err::<Frame<Bytes>, _>("reset")));
+        assert_eq!(read_form(&mut StreamBody::new(broken)).await, Err(FormError::BrokeOff));
+        let never = stream::once(pending::<Result<Frame<Bytes>, Infallible>>());
+        let mut never = StreamBody::new(Box::pin(never));
+        assert_eq!(read_form(&mut never).await, Err(FormError::TimedOut));
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,8 @@ pub enum Route {
     Tags(RepoName),
     /// `/v2/<name>/referrers/<digest>`
     Referrers(RepoName, Digest),
+    /// `/token`: a token for credentials.
+    Token,
     /// `/livez`: does the process answer?
     Live,
     /// `/readyz`: should it be sent requests?
@@ -36,6 +38,7 @@ impl Route {
             Self::Upload(_) => "upload",
             Self::Tags(_) => "tags",
             Self::Referrers(..) => "referrers",
+            Self::Token => "token",
             Self::Live | Self::Ready => "probe",
         }
     }
@@ -49,6 +52,7 @@ impl Route {
             Self::Upload(_) => "/v2/{name}/blobs/uploads/{upload}",
             Self::Tags(_) => "/v2/{name}/tags/list",
             Self::Referrers(..) => "/v2/{name}/referrers/{digest}",
+            Self::Token => "/token",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
         }
@@ -77,6 +81,7 @@ pub fn parse(path: &str) -> Result<Route, RouteError> {
     let path = percent_decode_str(path).decode_utf8().map_err(|_| NameError::Malformed)?;
     match &*path {
         "/v2" | "/v2/" => return Ok(Route::Base),
+        "/token" => return Ok(Route::Token),
         "/livez" => return Ok(Route::Live),
         "/readyz" => return Ok(Route::Ready),
         _ => {}
@@ -149,6 +154,7 @@ mod tests {
     fn endpoints() {
         assert_eq!(parse("/v2/"), Ok(Route::Base));
         assert_eq!(parse("/v2"), Ok(Route::Base));
+        assert_eq!(parse("/token"), Ok(Route::Token));
         let name = || "library/debian".parse::<RepoName>().unwrap();
         assert_eq!(
             parse("/v2/library/debian/manifests/bookworm"),

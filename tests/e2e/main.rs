@@ -10,10 +10,13 @@
 )]
 
 mod acme;
+mod auth;
 mod containerd;
 mod curl;
 mod dockerd;
 mod node_config;
+mod oidc;
+mod plugin;
 mod podman;
 mod recipes;
 mod registry;

@@ -9,6 +9,8 @@ mod herd;
 mod load;
 mod nginx;
 mod origin;
+mod plugins;
+mod policy;
 mod process;
 mod programs;
 mod relay;
@@ -16,6 +18,10 @@ mod report;
 mod soak;
 mod space;
 mod streams;
+// A file of plugins/tools, whose crate would bring wasmtime along: plugins build without it.
+#[allow(unreachable_pub, reason = "public in the crate that owns it")]
+#[path = "../../plugins/tools/src/toolchain.rs"]
+mod toolchain;
 mod warm;
 
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -63,6 +69,11 @@ enum Command {
     /// the second half, if something is left when the clients are gone, if the store's cap is
     /// broken, or if any answer was wrong. Needs nothing but this machine.
     Soak(soak::SoakArgs),
+    /// Builds the bundled plugins for WebAssembly, into target/bundled
+    ///
+    /// Pierhead embeds what is there when it is built. Needs a Rust with the target
+    /// wasm32-unknown-unknown, which rustup adds if it can.
+    Plugins(plugins::PluginsArgs),
 }
 
 /// Choices of `bench`.
@@ -101,6 +112,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Acceptance(args) => acceptance::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Plugins(args) => plugins::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -12,9 +12,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use kit::{Guest, World, ask, denial, mount};
-use pierhead_plugin_host::wit::Decision;
+use pierhead_plugin_host::wit::{CallContext, Decision, Request, Verdict};
 use pierhead_plugin_host::{CallError, Host, HostOptions, MountSpec, PagemapScan, Plugin};
 use tokio::time::Instant;
+use wasmtime::component::{Component, Linker, TypedFunc};
+use wasmtime::{Engine, Store};
 
 /// Calls of one round, whose mean is one sample.
 const CALLS: u32 = 500;
@@ -54,6 +56,56 @@ fn policy() -> Guest {
         .with(r#"(data (i32.const 512) "latest is not a name")"#)
 }
 
+/// One instance that is called again and again: what no isolation would cost.
+struct Warm {
+    store: Store<()>,
+    function: Answering,
+    samples: Vec<f64>,
+}
+
+type Answering =
+    TypedFunc<(CallContext, Request), (Result<Verdict, pierhead_plugin_host::wit::Failure>,)>;
+
+impl Warm {
+    fn new(wasm: &[u8]) -> Self {
+        let engine = Engine::default();
+        let made = wit_component::ComponentEncoder::default()
+            .module(wasm)
+            .and_then(|mut encoder| encoder.encode());
+        let component = Component::new(&engine, made.as_deref().unwrap_or(wasm)).expect("compiles");
+        let mut linker = Linker::new(&engine);
+        linker.define_unknown_imports_as_traps(&component).expect("links");
+        let mut store = Store::new(&engine, ());
+        let instance = linker.instantiate(&mut store, &component).expect("starts");
+        let find = |store: &mut Store<()>, interface: &str, name: &str| {
+            let interface = instance.get_export_index(&mut *store, None, interface)?;
+            instance.get_export_index(&mut *store, Some(&interface), name)
+        };
+        let policy = "pierhead:plugin/request-policy@0.1.0";
+        if let Some(configure) = find(&mut store, "pierhead:plugin/lifecycle@0.1.0", "configure") {
+            type Done = (Result<(), pierhead_plugin_host::wit::Failure>,);
+            let configure = instance
+                .get_typed_func::<(&str,), Done>(&mut store, configure)
+                .expect("of this type");
+            let settings = mount("bench").config.to_string();
+            configure.call(&mut store, (&settings,)).expect("called").0.expect("configured");
+        }
+        let function = find(&mut store, policy, "evaluate").expect("it is there");
+        let function = instance.get_typed_func(&mut store, function).expect("of this type");
+        Self { store, function, samples: Vec::new() }
+    }
+
+    fn round(&mut self) {
+        let started = Instant::now();
+        for _ in 0..CALLS {
+            let params = (kit::context(), kit::request());
+            let (answer,) = self.function.call(&mut self.store, params).expect("an answer");
+            black_box(answer.is_ok());
+        }
+        self.samples.push(started.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS));
+    }
+}
+
 /// The guest's file, if one is named: a real one, built by a compiler.
 fn guest() -> (bytes::Bytes, &'static str) {
     match std::env::args().skip(1).find(|argument| argument.ends_with(".wasm")) {
@@ -86,11 +138,11 @@ impl Kind {
         }
         self.samples.push(started.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS));
     }
+}
 
-    fn median(&mut self) -> f64 {
-        self.samples.sort_by(f64::total_cmp);
-        self.samples[self.samples.len() / 2]
-    }
+fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -112,18 +164,24 @@ async fn main() {
             Kind::new("pagemap_scan, configured in each call", world.options(), &unsnapped).await,
         );
     }
+    let mut warm = Warm::new(&wasm);
     // Side by side, so that all of them meet the same neighbours.
     for _ in 0..ROUNDS {
         for kind in &mut kinds {
             kind.round().await;
         }
+        warm.round();
     }
     println!();
-    let base = kinds[0].median();
+    let base = median(&mut kinds[0].samples);
+    let print = |name: &str, samples: &mut [f64]| {
+        let median = median(samples);
+        println!("{name:<44} {median:>7.2} us   x {:.2}", median / base);
+    };
     for kind in &mut kinds {
-        let median = kind.median();
-        println!("{:<44} {median:>7.2} us   x {:.2}", kind.name, median / base);
+        print(kind.name, &mut kind.samples);
     }
+    print("one warm instance, nothing isolated", &mut warm.samples);
     let verdict = ask(&kinds[0].plugin).await.result.expect("an answer");
     if what.starts_with('a') {
         assert!(matches!(verdict.decision, Decision::Deny(_)));

@@ -30,7 +30,10 @@ const BLOCKING_MAX: Duration = Duration::from_millis(20);
 
 /// What a call gets when its deadline has come, once. On a busy machine it is often not the guest
 /// that was slow, but its thread that did not run; a call of microseconds is then done at once.
-const LAST_STRETCH: Duration = Duration::from_millis(4);
+const LAST_STRETCH: Duration = Duration::from_millis(2);
+
+/// The same in ticks.
+const LAST_TICKS: u64 = 2;
 
 /// Calls a function of the plugin in an instance of its own.
 pub(crate) async fn call<P, T>(
@@ -120,14 +123,14 @@ fn hold_on(store: &mut Store<State>, left: Duration) {
         let moves = std::mem::take(&mut store.data_mut().moves_left);
         Ok(match moves {
             0 => UpdateDeadline::Interrupt,
-            _ => UpdateDeadline::Continue(ticker::ticks(LAST_STRETCH)),
+            _ => UpdateDeadline::Continue(LAST_TICKS),
         })
     });
 }
 
 /// Has the guest give its thread back at every tick, and end when it has had them all.
 fn give_way(store: &mut Store<State>, left: Duration) {
-    store.data_mut().moves_left = ticker::ticks(left + LAST_STRETCH);
+    store.data_mut().moves_left = ticker::ticks(left).saturating_add(LAST_TICKS);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|mut store| {
         let state = store.data_mut();

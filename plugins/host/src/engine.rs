@@ -2,6 +2,7 @@
 
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    WasmFeatures,
 };
 
 use crate::error::HostError;
@@ -32,7 +33,7 @@ const ASYNC_STACK_BYTES: usize = 1 << 20;
 
 /// What a guest's slot keeps of its memory for the next one, if the kernel tells which pages were
 /// written. It is a bound; a policy writes some tens of pages.
-const KEEP_SCANNED_BYTES: usize = 2 << 20;
+const KEEP_SCANNED_BYTES: usize = 1 << 20;
 
 /// The same where it does not: then all of it is copied back after each call, so it is small.
 const KEEP_BLIND_BYTES: usize = 0;
@@ -42,6 +43,20 @@ const TABLE_KEEP_BYTES: usize = 64 << 10;
 
 /// How many core instances a usual component takes of the pool.
 const CORE_INSTANCES_USUAL: u32 = 4;
+
+/// Proposals that no plugin needs. Some of them have no runtime in this build of wasmtime either,
+/// and what is not validated cannot reach where it would be missed. Relaxed SIMD would give other
+/// answers on other machines.
+const REFUSED: WasmFeatures = WasmFeatures::GC
+    .union(WasmFeatures::GC_TYPES)
+    .union(WasmFeatures::FUNCTION_REFERENCES)
+    .union(WasmFeatures::EXCEPTIONS)
+    .union(WasmFeatures::THREADS)
+    .union(WasmFeatures::SHARED_EVERYTHING_THREADS)
+    .union(WasmFeatures::STACK_SWITCHING)
+    .union(WasmFeatures::MEMORY64)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::RELAXED_SIMD);
 
 /// How an engine is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,9 +108,7 @@ fn config(shape: Shape) -> Config {
         .max_wasm_stack(STACK_BYTES_MAX)
         .async_stack_size(ASYNC_STACK_BYTES)
         .cranelift_opt_level(OptLevel::Speed)
-        .wasm_memory64(false)
-        .wasm_multi_memory(false)
-        .wasm_relaxed_simd(false);
+        .wasm_features(REFUSED, false);
     if shape.pooling {
         let mut pool = PoolingAllocationConfig::new();
         let keep = if shape.pagemap_scan { KEEP_SCANNED_BYTES } else { KEEP_BLIND_BYTES };

@@ -30,8 +30,8 @@ const MEMORY_BUDGET_USUAL: usize = 512 << 20;
 /// How long a plugin may take to read its settings, unless something else is set.
 const CONFIGURE_DEADLINE_USUAL: Duration = Duration::from_secs(10);
 
-/// Plugins that are compiled at a time: the other cores go on serving.
-const LOADS_MAX: usize = 1;
+/// Plugins that are compiled at a time: one that takes long does not keep another from it.
+const LOADS_MAX: usize = 2;
 
 /// Runs plugins. Clones are the same host.
 #[derive(Clone, Debug)]
@@ -188,7 +188,7 @@ impl Host {
     }
 
     /// Checks, compiles and configures a plugin. What is served meanwhile goes on: the work is
-    /// done on a thread of its own, one plugin at a time.
+    /// done on a thread of its own, two plugins at a time.
     ///
     /// Dropping the future leaves that thread to end by itself.
     ///

@@ -64,6 +64,7 @@ pub(crate) fn take(
         .map_err(|failure| LoadError::Refused(call::told(failure)))?;
     // The settings were read; from here on it is the host's doing.
     store.data_mut().memory.allow_more(READING_BYTES);
+    store.set_hostcall_fuel(usize::MAX);
     let mut reader = Reader { store: &mut store, instance, failed: None };
     let taken = wizer.snapshot_component(&context, &mut reader).now_or_never();
     match (taken, reader.failed) {

@@ -2,12 +2,7 @@
 //!
 //! Their documentation is in `wit/`; field and case names are the same, in Rust's spelling.
 
-#[expect(
-    missing_docs,
-    clippy::pedantic,
-    clippy::allow_attributes_without_reason,
-    reason = "the generator's; what it means is written in wit/"
-)]
+#[expect(missing_docs, reason = "the generator's; what it means is written in wit/")]
 mod generated {
     wasmtime::component::bindgen!({
         path: "../../wit",

@@ -80,6 +80,7 @@ pub mod metadata;
 pub mod settings;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod units;
 mod verdict;
 
 pub use bindings::authenticator::exports::pierhead::plugin::authenticator::{

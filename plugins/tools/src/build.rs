@@ -7,10 +7,7 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-use crate::toolchain::{Toolchain, ToolchainError};
-
-/// The target that plugins in Rust are built for.
-pub const TARGET: &str = "wasm32-unknown-unknown";
+use crate::toolchain::{TARGET, Toolchain, ToolchainError};
 
 /// Why a project cannot be built.
 #[derive(Debug, thiserror::Error)]

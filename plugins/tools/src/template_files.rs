@@ -60,6 +60,7 @@ sdk!(
     "src/testing/functions/content.rs",
     "src/testing/functions/crypto.rs",
     "src/testing/tests.rs",
+    "src/units.rs",
     "src/verdict.rs",
 );
 

@@ -7,19 +7,20 @@ use toml::de::DeTable;
 
 use crate::config::example::EXAMPLE;
 use crate::config::sections::{
-    FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection,
+    AuthSection, FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection,
     TelemetrySection, UpstreamSection,
 };
 use crate::config::source::Origin;
 
 const REFERENCE: &str = include_str!("../../../docs/configuration.md");
 
-const KEYS: [(&str, &[&str]); 7] = [
+const KEYS: [(&str, &[&str]); 8] = [
     ("server", ServerSection::KEYS),
     ("storage", StorageSection::KEYS),
     ("upstream", UpstreamSection::KEYS),
     ("hosted", HostedSection::KEYS),
     ("fill", FillSection::KEYS),
+    ("auth", AuthSection::KEYS),
     ("log", LogSection::KEYS),
     ("telemetry", TelemetrySection::KEYS),
 ];
@@ -111,6 +112,7 @@ fn every_example_is_accepted() {
             "upstream" => UpstreamSection::default().set(key, value, &origin),
             "hosted" => HostedSection::default().set(key, value, &origin),
             "fill" => FillSection::default().set(key, value, &origin),
+            "auth" => AuthSection::default().set(key, value, &origin),
             "telemetry" => TelemetrySection::default().set(key, value, &origin),
             _ => LogSection::default().set(key, value, &origin),
         };

@@ -20,7 +20,7 @@ impl Registry {
         warnings: &mut Vec<String>,
     ) -> Result<Answer, ApiError> {
         let want = if asked.is_head() { ManifestWant::Head } else { ManifestWant::Content };
-        let manifest = asked.puller.manifest(asked.context, scope, reference, want).await?;
+        let manifest = asked.puller.manifest(&asked.caller.context, scope, reference, want).await?;
         warnings.extend(manifest.warnings);
         let mut response = Response::new(Body::empty());
         let immutable = matches!(reference, Reference::Digest(_));

@@ -14,7 +14,8 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, WARNING,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    WARNING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -22,18 +23,21 @@ use hyper::body::Incoming;
 use super::access::Access;
 use super::admin::Probes;
 use super::body::Body;
-use super::caller;
-use super::connection::Connection;
+use super::caller::{self, Asking, Caller};
+use super::challenge::Challenged;
+use super::connection::{self, Connection};
 use super::error::ApiError;
+use super::login::Login;
 use super::metrics::HttpMetrics;
 use super::overload::Overload;
 use super::recent::Recent;
 use super::request_body;
 use super::route::{self, Query, Route};
 use super::server::Service;
+use super::token::{TokenService, Wanted};
 use crate::client_id::ClientId;
 use crate::gate::Gate;
-use crate::hooks::{Context, Hooks, Object, Observation, Target};
+use crate::hooks::{Hooks, Object, Observation, Target};
 use crate::oci::{Digest, RepoName, format_warning};
 use crate::pull::naming::{Naming, Place};
 use crate::pull::{Outcome, Puller};
@@ -60,6 +64,8 @@ pub struct Registry {
     pub naming: Arc<Naming>,
     /// Plugins.
     pub hooks: Arc<dyn Hooks>,
+    /// Tokens and logins.
+    pub login: Login,
     /// Counters.
     pub metrics: HttpMetrics,
     /// `/livez` and `/readyz` answer here too.
@@ -82,7 +88,7 @@ struct Asked<'a> {
     query: &'a Query,
     version: Version,
     connection: &'a Connection,
-    context: &'a Context,
+    caller: &'a Caller,
     puller: Puller,
 }
 
@@ -100,7 +106,7 @@ struct Answer {
 
 impl Service for Registry {
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         let id = request_id();
         let request_id = id.to_string();
         let mut access = Box::new(Access::begin(
@@ -115,7 +121,8 @@ impl Service for Registry {
         }
         access.recent = Some(self.recent.clone());
         let cause = access.span.cause(Some(id));
-        let answered = cause.within(self.dispatch(&head, &request_id, peer, &mut access)).await;
+        let answered =
+            cause.within(self.dispatch(&head, &mut body, &request_id, peer, &mut access)).await;
         let answered = answered.and_then(|answer| self.counted(answer));
         let is_read = request_body::discard(&head.headers, body).await;
         let mut response = match answered {
@@ -126,7 +133,10 @@ impl Service for Registry {
                 answer.response
             }
             Err(error) => {
+                let error = self.challenged(error, &head, &access);
                 access.refused(error.message());
+                access.is_challenge = error.status() == StatusCode::UNAUTHORIZED
+                    && !head.headers.contains_key(AUTHORIZATION);
                 access.limit = error.limit();
                 if let Some(limit) = error.limit() {
                     self.overload.refused(limit, peer.ip());
@@ -153,6 +163,7 @@ impl Registry {
     async fn dispatch(
         &self,
         head: &http::request::Parts,
+        body: &mut Incoming,
         request_id: &str,
         peer: SocketAddr,
         access: &mut Access,
@@ -164,17 +175,38 @@ impl Registry {
         (access.kind, access.route) = (route.kind(), route.template());
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         let query = Query::parse(head.uri.query());
+        let notes = access.notes.clone();
+        let asking = Asking {
+            request_id,
+            address: peer.ip(),
+            headers: &head.headers,
+            connection: &connection,
+            notes: &notes,
+        };
         let (name, object) = match route {
             Route::Live => return Ok(self.probes.live().into()),
             Route::Ready => return Ok(self.probes.ready().await.into()),
             Route::Base => {
-                let context = self.identify(head, request_id, peer, access, &connection).await?;
-                access.subject = context.identity.as_ref().map(|identity| identity.subject.clone());
-                return if is_read {
-                    Ok(base().into())
-                } else {
+                let caller = self.identify(asking, access).await?;
+                return if !is_read {
                     Err(ApiError::method_not_allowed())
+                } else if self.hooks.wants_credentials() && !caller.has_logged_in() {
+                    // Also where anonymous clients may read: docker looks here whether to log in.
+                    Err(caller.login_required())
+                } else {
+                    Ok(base().into())
                 };
+            }
+            Route::Token => {
+                if !self.hooks.wants_credentials() {
+                    return Err(route::RouteError::NoSuchEndpoint.into());
+                }
+                let (hooks, naming, login) = (&*self.hooks, &*self.naming, &self.login);
+                let (method, query) = (&head.method, head.uri.query());
+                let wanted = Wanted { method, query, host: connection::host(head), asking };
+                let given = TokenService { hooks, naming, login }.answer(&wanted, body).await?;
+                access.subject = given.subject;
+                return Ok(given.response.into());
             }
             Route::Upload(name) => return Err(self.refuse_push(head, &query, &name)),
             Route::Manifest(name, reference) => (name, Object::Manifest(reference)),
@@ -188,8 +220,8 @@ impl Registry {
                 Object::Tags | Object::Referrers(_) => ApiError::method_not_allowed(),
             });
         }
-        let context = self.identify(head, request_id, peer, access, &connection).await?;
-        access.subject = context.identity.as_ref().map(|identity| identity.subject.clone());
+        let caller = self.identify(asking, access).await?;
+        let context = &caller.context;
         let scope = match self.place(head, &query, &name)? {
             Place::Upstream(scope) => scope,
             Place::Hosted(_) => return Err(ApiError::hosted_not_served(false)),
@@ -203,7 +235,7 @@ impl Registry {
             query: &query,
             version: head.version,
             connection: &connection,
-            context: &context,
+            caller: &caller,
             puller: self.puller.after(hops).on_behalf_of(ClientId::new(
                 context.identity.as_ref().map(|identity| identity.subject.as_str()),
                 peer.ip(),
@@ -211,7 +243,7 @@ impl Registry {
         };
         let answer = self.read(&asked, target.clone()).await;
         self.hooks.observe(&Observation {
-            context: &context,
+            context,
             target: Some(&target),
             status: match &answer {
                 Ok(answer) => answer.response.status().as_u16(),
@@ -238,20 +270,43 @@ impl Registry {
         Ok(answer)
     }
 
-    async fn identify(
+    async fn identify(&self, asking: Asking<'_>, access: &mut Access) -> Result<Caller, ApiError> {
+        let caller = caller::identify(&*self.hooks, &self.login, asking).await?;
+        let identity = caller.context.identity.as_ref();
+        access.subject = identity.map(|identity| identity.subject.clone());
+        Ok(caller)
+    }
+
+    /// With how to log in, where logging in would help. The token service itself is asked with a
+    /// password.
+    fn challenged(
         &self,
+        error: ApiError,
         head: &http::request::Parts,
-        request_id: &str,
-        peer: SocketAddr,
         access: &Access,
-        connection: &Connection,
-    ) -> Result<Context, ApiError> {
-        let (hooks, notes) = (&*self.hooks, access.notes.clone());
-        caller::identify(hooks, request_id, peer.ip(), &head.headers, connection, notes).await
+    ) -> ApiError {
+        let is_unauthorized = error.status() == StatusCode::UNAUTHORIZED;
+        let is_token = matches!(route::parse(head.uri.path()), Ok(Route::Token));
+        if !is_unauthorized || is_token || !self.hooks.wants_credentials() {
+            return error;
+        }
+        let challenged = Challenged {
+            naming: &self.naming,
+            public_url: self.login.public_url.as_deref(),
+            service: self.login.tokens.service(),
+            host: connection::host(head),
+            scheme: access.scheme,
+            uri: &head.uri,
+            error: error.token_error(),
+        };
+        match challenged.challenge() {
+            Some(challenge) => error.with_challenge(&challenge),
+            None => error,
+        }
     }
 
     async fn read(&self, asked: &Asked<'_>, target: Target) -> Result<Answer, ApiError> {
-        let (target, mut warnings) = caller::admit(&*self.hooks, asked.context, target).await?;
+        let (target, mut warnings) = caller::admit(&*self.hooks, asked.caller, target).await?;
         let Target { scope, object } = target;
         let mut answer = match object {
             Object::Manifest(reference) => {
@@ -279,11 +334,7 @@ impl Registry {
         query: &Query,
         name: &RepoName,
     ) -> Result<Place, ApiError> {
-        // HTTP/2 has the host in the target, HTTP/1 in a header.
-        let host = match head.uri.authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()),
-        };
+        let host = connection::host(head);
         Ok(self.naming.place(query.namespace.as_deref(), host, name)?)
     }
 

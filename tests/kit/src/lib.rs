@@ -8,6 +8,7 @@
 //! * [`http`]: a small blocking HTTP/1.1 client that shows what really came over the wire.
 //! * [`tls`]: certificates made on the spot, and clients that use them.
 //! * [`collector`]: takes traces and shows them.
+//! * [`issuer`]: issues tokens of OpenID Connect, as CI systems do.
 //! * [`random`]: content that is the same each time and need not be held in memory.
 //!
 //! Everything binds 127.0.0.1 at a port that the kernel picks, keeps its files in temporary
@@ -24,6 +25,7 @@
 pub mod collector;
 pub mod http;
 pub mod images;
+pub mod issuer;
 pub mod port;
 pub mod program;
 pub mod random;

@@ -99,6 +99,20 @@ async fn memory_that_grew_before_the_snapshot_does_not_grow_again() {
 }
 
 #[tokio::test]
+async fn a_snapshot_may_be_larger_than_what_a_call_hands_over() {
+    // Written to its end, so that nothing of it is left out.
+    let body = "(i32.store8 (i32.const 5242879) (i32.const 7)) (i32.const 2048)";
+    let guest = Guest { pages: 80, ..remembering() };
+    let body = guest.body.replace("(i32.const 2048)", body);
+    let host = World::new().host();
+    let spec = mount("m");
+    assert!(spec.limits.host_bytes < 80 << 16);
+    let plugin = load(&host, Guest { body, ..guest }.module(), spec).await.expect("it loads");
+    assert_eq!(plugin.info().isolation, Isolation::Snapshot);
+    ask(&plugin).await.result.expect("an answer");
+}
+
+#[tokio::test]
 async fn what_wizer_refuses_is_configured_in_each_call() {
     // A global of this type cannot be read from outside.
     let guest = remembering().with("(global $v (mut v128) (v128.const i64x2 0 0))");

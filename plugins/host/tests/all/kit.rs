@@ -25,9 +25,12 @@ use wit_parser::Resolve;
 type Answer =
     dyn Fn(HttpRequest) -> BoxFuture<'static, Result<HttpResponse, HttpError>> + Send + Sync;
 
+/// A line of the log: its level, its message, its fields.
+type Line = (Level, String, Vec<(String, String)>);
+
 /// The world around the guests.
 pub struct World {
-    pub lines: Mutex<Vec<(Level, String, Vec<(String, String)>)>>,
+    pub lines: Mutex<Vec<Line>>,
     pub facts: Mutex<Vec<Fact>>,
     pub sent: Mutex<Vec<(HttpRequest, HttpTerms)>>,
     pub answer: Mutex<Arc<Answer>>,
@@ -180,7 +183,7 @@ impl HttpClient for World {
 pub fn mount(name: &str) -> MountSpec {
     MountSpec {
         name: name.to_owned(),
-        config: serde_json::json!({ "blocked": ["latest"] }),
+        config: serde_json::json!({ "blocked_tags": ["latest"] }),
         secrets: BTreeMap::new(),
         grants: Grants::default(),
         limits: Limits {

@@ -135,3 +135,34 @@ async fn limits_of_the_mount_are_checked() {
     never.limits.deadline = std::time::Duration::ZERO;
     assert!(load(&host, Guest::policy(ABSTAIN).module(), never).await.is_err());
 }
+
+#[tokio::test]
+async fn proposals_that_no_plugin_needs_are_refused() {
+    let host = World::new().host();
+    for text in [
+        "(memory $shared 1 1 shared)",
+        "(func (drop (memory.atomic.notify (i32.const 0) (i32.const 0))))",
+        "(func (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const 0))))",
+        "(table $e 1 externref)",
+        "(func (param externref))",
+        "(func (drop (ref.i31 (i32.const 1))))",
+        "(type $s (struct (field i32))) (func (drop (struct.new $s (i32.const 1))))",
+        "(type $a (array i8)) (func (drop (array.new $a (i32.const 1) (i32.const 1))))",
+        "(type $f (func)) (func (param (ref $f)) (call_ref $f (local.get 0)))",
+        "(tag $t) (func (throw $t))",
+        "(memory $second 1)",
+        "(func (param v128 v128) (result v128)
+            (f32x4.relaxed_min (local.get 0) (local.get 1)))",
+    ] {
+        let guest = Guest::policy(ABSTAIN).with(text);
+        let component = std::panic::catch_unwind(|| guest.component());
+        // What the encoder of these tests refuses already, the host's own refuses as well.
+        for wasm in component.ok().into_iter().chain([guest.module()]) {
+            let error = load(&host, wasm, mount("m")).await.expect_err(text);
+            assert!(
+                matches!(error, LoadError::Compile(_) | LoadError::NotAPlugin(_)),
+                "{text}: {error}"
+            );
+        }
+    }
+}

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Host, Known, NOW, configure, context, manifest, reference, with};
 use crate::facts::Fact;
+use crate::units::rfc3339;
 use crate::{
     Action, AuthOutcome, Authenticator, Authorizer, CallContext, Client, Credential, Credentials,
     Decision, Failure, Identity, ManifestPolicy, ObjectKind, Plugin, Reference, Request,
@@ -75,7 +76,7 @@ pub struct Call {
     wanted: Vec<Wanted>,
     #[serde(default)]
     upstream: Option<Upstream>,
-    /// When, in RFC 3339 to the second.
+    /// When, in RFC 3339.
     #[serde(default)]
     now: Option<String>,
 }
@@ -214,25 +215,6 @@ pub trait Callable: Plugin {
     /// # Errors
     /// When it does not answer.
     fn call(&self, call: &Call) -> Result<Answer, CallError>;
-}
-
-/// Milliseconds since 1970 of `2026-01-31T12:00:00Z` (RFC 3339, in UTC, to the second).
-fn moment(text: &str) -> Option<u64> {
-    let text = text.strip_suffix('Z')?;
-    let (date, time) = text.split_once('T')?;
-    let numbers = |text: &str, by: char| -> Option<Vec<u64>> {
-        text.split(by).map(|part| part.parse().ok()).collect()
-    };
-    let (date, time) = (numbers(date, '-')?, numbers(time, ':')?);
-    let (&[year, month, day], &[hour, minute, second]) = (date.as_slice(), time.as_slice()) else {
-        return None;
-    };
-    // Years begin in March, so that leap days are their ends.
-    let (year, month) =
-        if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
-    let seconds = days.checked_sub(719_468)? * 86_400 + hour * 3_600 + minute * 60 + second;
-    Some(seconds * 1_000)
 }
 
 fn text_or_json(value: &Value) -> String {
@@ -386,7 +368,7 @@ pub fn fetch<P: UpstreamCredentials>(plugin: &P, call: &Call) -> Option<Result<A
 /// What is not as expected.
 pub fn check<P: Callable>(case: &Case) -> Result<(), String> {
     let host = Host::new();
-    match case.call.now.as_deref().map(moment) {
+    match case.call.now.as_deref().map(rfc3339) {
         None => host.set_now(NOW),
         Some(Some(now)) => host.set_now(now),
         Some(None) => return Err("`now` is not a time".to_owned()),
@@ -586,14 +568,6 @@ impl Expect {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_moment_is_read() {
-        assert_eq!(moment("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(moment("2026-01-01T00:00:00Z"), Some(NOW));
-        assert_eq!(moment("2024-02-29T12:30:15Z"), Some(1_709_209_815_000));
-        assert_eq!(moment("yesterday"), None);
-    }
 
     #[test]
     fn names_are_those_of_the_interface() {

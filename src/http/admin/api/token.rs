@@ -3,15 +3,13 @@
 //! Whoever can read `<storage.path>/admin.token` could read and remove everything else there too,
 //! so the token gives away nothing that the file system did not.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use crate::oci::Digest;
+use crate::private_file::{self, FileError};
 use crate::secret::Secret;
 
 /// The token's file below `storage.path`.
@@ -26,27 +24,12 @@ const TOKEN_CHARS_MIN: usize = 32;
 /// The longest file that is read, in bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
-/// Who may read and write the file: its owner.
-const TOKEN_FILE_MODE: u32 = 0o600;
-
-/// The permissions of everybody but the owner.
-const OTHERS: u32 = 0o077;
-/// Permissions of those who are neither its owner nor of its group.
-const EVERYBODY: u32 = 0o007;
-
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read, written or protected.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        doing: &'static str,
-        /// Which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file's content is no token.
     #[error(
         "{} holds no token: it has to be one line of {TOKEN_CHARS_MIN} or more visible ASCII \
@@ -79,17 +62,10 @@ impl AdminToken {
     /// When the file cannot be read, written or protected, or holds no token.
     pub fn open(storage: &Path) -> Result<Self, TokenError> {
         let path = storage.join(TOKEN_FILE);
-        // Of a link, what it leads to counts.
-        let token = match fs::metadata(&path) {
-            Ok(found) => {
-                let mode = found.permissions().mode();
-                if mode & OTHERS != 0 {
-                    protect(&path, mode)?;
-                }
-                read(&path)?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => create(&path)?,
-            Err(error) => return Err(file("read", &path)(error)),
+        let token = if private_file::find(&path, "the operator's token")? {
+            read(&path)?
+        } else {
+            create(&path)?
         };
         Ok(Self { hash: hash(token.expose()), path })
     }
@@ -117,71 +93,21 @@ impl AdminToken {
 /// # Errors
 /// When the file cannot be read or holds no token.
 pub fn read(path: &Path) -> Result<Secret, TokenError> {
-    let mut text = String::new();
     let content = || TokenError::Content { path: path.to_owned() };
-    match File::open(path)
-        .and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text))
-    {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(content()),
-        Err(error) => return Err(file("read", path)(error)),
-    }
+    let text = private_file::read(path, TOKEN_FILE_BYTES_MAX)?;
+    let text = String::from_utf8(text).map_err(|_| content())?;
     let token = text.trim_end_matches(['\n', '\r']);
     let is_token = token.len() >= TOKEN_CHARS_MIN && token.bytes().all(|b| b.is_ascii_graphic());
     if is_token { Ok(Secret::new(token)) } else { Err(content()) }
 }
 
-/// Makes a token's file private. One that is brought along and cannot be changed, such as a mounted
-/// secret, may be readable by its group, and by nobody else.
-fn protect(path: &Path, mode: u32) -> Result<(), TokenError> {
-    let shown = format!("{:03o}", mode & 0o777);
-    match fs::set_permissions(path, Permissions::from_mode(TOKEN_FILE_MODE)) {
-        Ok(()) => tracing::warn!(
-            path = %path.display(),
-            mode = shown,
-            "others could read the operator's token; the file is private now. If somebody may have \
-             read it, remove it and restart"
-        ),
-        Err(error) if mode & EVERYBODY == 0 => tracing::warn!(
-            path = %path.display(), mode = shown, %error,
-            "the group of this file can read the operator's token"
-        ),
-        Err(error) => return Err(file("protect", path)(error)),
-    }
-    Ok(())
-}
-
-/// Writes a new token: whole or not at all, and never readable by others.
+/// Writes a new token.
 fn create(path: &Path) -> Result<Secret, TokenError> {
     let mut bytes = [0; TOKEN_RANDOM_BYTES];
     getrandom::fill(&mut bytes).map_err(TokenError::Random)?;
     let token = hex::encode(bytes);
-    let unfinished = path.with_extension("token.new");
-    // What a crash left behind; the lock of the storage is held, so nobody else is writing.
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(file("remove", &unfinished)(error));
-        }
-        _ => {}
-    }
-    let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(TOKEN_FILE_MODE)
-            .open(&unfinished)?;
-        file.write_all(token.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&unfinished, path)
-    };
-    write().map_err(file("write", path))?;
+    private_file::write(path, format!("{token}\n").as_bytes())?;
     Ok(Secret::new(token))
-}
-
-fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TokenError {
-    let path = path.to_owned();
-    move |source| TokenError::File { doing, path, source }
 }
 
 fn hash(token: &str) -> Digest {
@@ -190,6 +116,9 @@ fn hash(token: &str) -> Digest {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
     use http::HeaderValue;
 
     use super::*;
@@ -207,7 +136,7 @@ mod tests {
         let path = dir.path().join(TOKEN_FILE);
         assert_eq!(made.path(), path);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, TOKEN_FILE_MODE);
+        assert_eq!(mode & 0o777, private_file::PRIVATE_MODE);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.trim_end().len(), 2 * TOKEN_RANDOM_BYTES);
         let again = AdminToken::open(dir.path()).unwrap();
@@ -244,7 +173,10 @@ mod tests {
         fs::write(&path, "x".repeat(TOKEN_CHARS_MIN)).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         AdminToken::open(dir.path()).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, TOKEN_FILE_MODE);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            private_file::PRIVATE_MODE
+        );
     }
 
     #[test]
@@ -258,6 +190,6 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(matches!(AdminToken::open(dir.path()), Err(TokenError::File { .. })));
+        assert!(matches!(AdminToken::open(dir.path()), Err(TokenError::File(_))));
     }
 }

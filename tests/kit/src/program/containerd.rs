@@ -87,6 +87,13 @@ impl Containerd {
         self.ctr(["images", "pull", "--hosts-dir", &hosts, image])
     }
 
+    /// The same as somebody who logs in.
+    pub fn pull_as(&self, user: &str, password: &str, image: &str) -> Output {
+        let hosts = self.dir.path().join("hosts").display().to_string();
+        let user = format!("{user}:{password}");
+        self.ctr(["images", "pull", "--hosts-dir", &hosts, "--user", &user, image])
+    }
+
     /// `ctr content fetch` of all platforms, not unpacked.
     pub fn fetch_all(&self, image: &str) -> Output {
         let hosts = self.dir.path().join("hosts").display().to_string();
