@@ -47,6 +47,7 @@ pub mod outcome;
 pub mod pace;
 pub mod pattern;
 pub mod plan;
+mod plugins;
 pub mod private;
 pub mod purge;
 pub mod referrers;

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["background", "events", "gate", "metrics", "net", "shutdown", "single_flight", "telemetry"],
     &["store", "upstream"],
     &["hooks"],
-    &["keep", "pull", "push", "lifecycle", "replicate", "audit", "token", "transfer"],
+    &["keep", "plugins", "pull", "push", "lifecycle", "replicate", "audit", "token", "transfer"],
     &["http"],
     &["main", "cli", "app", "config"],
 ];
@@ -119,6 +119,9 @@ const OWNERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("globset", &["src/hooks/chain/filter.rs"]),
+    ("pierhead_plugin_host", &["src/hooks/wasm/", "src/cli/plugin.rs"]),
+    ("notify", &["src/plugins/watch.rs"]),
+    ("ring", &["src/plugins/verify.rs"]),
     ("arc_swap", &["src/hooks/chain/"]),
 ];
 
