@@ -17,11 +17,8 @@ use super::sections::{
 use super::source::{At, Origin};
 use super::values::{FilePath, List};
 use super::{
-<<<<<<< HEAD
-    Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults, plugins, stale, telemetry,
-=======
-    Config, LogFormat, LogLevel, LogSettings, StorageSettings, auth, defaults, stale, telemetry,
->>>>>>> main
+    Config, LogFormat, LogLevel, LogSettings, StorageSettings, auth, defaults, plugins, stale,
+    telemetry,
 };
 use crate::background::Offload;
 use crate::http::settings::ServerSettings;
@@ -94,12 +91,9 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
             "fill.answer_within is 30s or more: containerd 2.3 and later gives up before".into(),
         );
     }
-<<<<<<< HEAD
     let known = upstreams.iter().map(|upstream| &upstream.name).collect();
     let plugins = plugins::resolve(raw.plugin, raw.chain, &raw.plugins, &known, read, problems);
-=======
     let auth = auth::resolve(raw.auth, public_url.as_ref());
->>>>>>> main
     let traces = telemetry::traces(raw.telemetry, read, problems);
     let naming = NamingSettings {
         upstreams: upstreams.iter().map(named).collect(),
