@@ -271,7 +271,7 @@ section! {
 }
 
 /// The tables at the top.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "server",
     "storage",
     "upstream",
@@ -280,6 +280,7 @@ const TABLES: [&str; 10] = [
     "chain",
     "plugins",
     "fill",
+    "auth",
     "log",
     "telemetry",
 ];
