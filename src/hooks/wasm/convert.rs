@@ -209,7 +209,7 @@ pub(super) fn manifest(manifest: &AdmissionRequest) -> wit::Manifest {
             annotations: Vec::new(),
         },
         raw: manifest.bytes.to_vec(),
-        config: manifest.config.as_ref().map(|config| config.to_vec()),
+        config: manifest.config.bytes().map(|config| config.to_vec()),
     }
 }
 
