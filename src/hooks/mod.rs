@@ -30,7 +30,9 @@ use async_trait::async_trait;
 
 pub use answer::{Allowed, Anonymous, Denial, Verdict};
 pub use open::AllowAll;
-pub use what::{Action, ActionError, AdmissionRequest, Object, Observation, Target, WantedScope};
+pub use what::{
+    Action, ActionError, AdmissionRequest, ImageConfig, Object, Observation, Target, WantedScope,
+};
 pub use who::{Client, ClientCertificate, Context, Identity, Notes, Presented};
 
 /// The questions. All futures are cancel-safe: dropping one asks nobody any further.
@@ -65,8 +67,8 @@ pub trait Hooks: Debug + Send + Sync + 'static {
     /// Is the request acceptable, as far as name, client and identity tell?
     async fn request(&self, context: &Context, target: &Target) -> Verdict;
 
-    /// Whether [`Hooks::admit`] looks at manifests at all, so that somebody has to look for what
-    /// belongs to them.
+    /// Whether [`Hooks::admit`] looks at manifests at all. If so, a HEAD needs their bytes as a GET
+    /// does, and somebody has to fetch what belongs to them.
     fn judges_manifests(&self) -> bool;
 
     /// May this manifest be served?

@@ -148,8 +148,30 @@ pub struct AdmissionRequest {
     pub media_type: MediaType,
     /// Its bytes, verified.
     pub bytes: Bytes,
-    /// The bytes of the image's configuration, if they are at hand.
-    pub config: Option<Bytes>,
+    /// The configuration that it names.
+    pub config: ImageConfig,
+}
+
+/// The configuration of an image, as policies are shown it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageConfig {
+    /// The manifest names none.
+    Unnamed,
+    /// Its bytes, verified.
+    Known(Bytes),
+    /// The manifest names one that could not be had, or is too large to be shown. A verdict
+    /// without it answers for this one request alone: the next one may have it.
+    Unknown,
+}
+
+impl ImageConfig {
+    /// Its bytes, if they are known.
+    pub const fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Known(bytes) => Some(bytes),
+            Self::Unnamed | Self::Unknown => None,
+        }
+    }
 }
 
 /// What observers are told, once per request.

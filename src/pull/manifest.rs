@@ -11,7 +11,7 @@ use super::absences::Absent;
 use super::error::PullError;
 use super::outcome::{MissReason, Outcome};
 use super::{Puller, Site, in_time};
-use crate::hooks::{AdmissionRequest, Context};
+use crate::hooks::{AdmissionRequest, Context, ImageConfig};
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Reference, Verified};
 use crate::scope::Scope;
 use crate::store::LinkKind;
@@ -37,7 +37,8 @@ pub struct ManifestAnswer {
 /// What the client wants of the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ManifestWant {
-    /// Only its digest, size and type: never costs upstream more than a HEAD where HEAD answers.
+    /// Only its digest, size and type: never costs upstream more than a HEAD where HEAD answers,
+    /// unless policies have to see the manifest.
     Head,
     /// Its bytes.
     Content,
@@ -91,6 +92,9 @@ impl Puller {
     ) -> Result<ManifestAnswer, PullError> {
         let site = self.site(scope)?;
         let deadline = self.deadline();
+        let is_judged = self.hooks.judges_manifests();
+        // What a HEAD tells has to be true of the GET behind it, and only the bytes can be judged.
+        let want = if is_judged { ManifestWant::Content } else { want };
         let answer = match reference {
             Reference::Digest(digest) => {
                 in_time(deadline, self.by_digest(site, scope, digest, want)).await
@@ -110,10 +114,11 @@ impl Puller {
             }
         };
         if let Some(bytes) = &answer.bytes {
-            let config = if self.hooks.judges_manifests() {
-                self.config_at_hand(bytes, &answer.media_type).await
+            let config = if is_judged {
+                self.config_of(scope, bytes, &answer.media_type, deadline).await
             } else {
-                None
+                // Nobody was there to see it when the pull began.
+                ImageConfig::Unknown
             };
             let request = AdmissionRequest {
                 config,

@@ -3,13 +3,16 @@
 //! No policy is asked on the way: it is a policy that asks, and it would ask itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 
 use super::error::PullError;
 use super::manifest::ManifestWant;
 use super::{BlobReader, BlobWant, Puller, Wanted, in_time};
+use crate::hooks::ImageConfig;
 use crate::hooks::wasm::{Content, ContentFailure, Described, OpenBlob, Refers};
 use crate::oci::{Descriptor, Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Reference};
 use crate::scope::Scope;
@@ -17,30 +20,75 @@ use crate::scope::Scope;
 /// The largest configuration of an image that policies are shown, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
+/// How long a pull waits for the configuration that its policies want to see.
+const CONFIG_WITHIN: Duration = Duration::from_secs(5);
+
 /// The most that a plugin reads of a blob at once, in bytes.
 const READ_BYTES_MAX: u64 = 1 << 20;
 
 impl Puller {
-    /// The configuration that a manifest names, if it is here. Nobody is asked for it: a policy
-    /// must not make a pull wait.
-    pub(super) async fn config_at_hand(
+    /// The configuration that a manifest of `scope` names, for its policies. What is not here is
+    /// fetched as a client's GET would, which comes next anyway; whether that works is no reason
+    /// to fail the pull.
+    ///
+    /// Cancel-safe: a fill that was begun goes on as a task of the process.
+    pub(super) async fn config_of(
         &self,
+        scope: &Scope,
         manifest: &[u8],
         media_type: &MediaType,
-    ) -> Option<Bytes> {
-        let manifest = Manifest::parse(manifest, Some(media_type)).ok()?;
-        let config = manifest.config()?;
+        deadline: Instant,
+    ) -> ImageConfig {
+        let Ok(manifest) = Manifest::parse(manifest, Some(media_type)) else {
+            return ImageConfig::Unknown;
+        };
+        let Some(config) = manifest.config() else { return ImageConfig::Unnamed };
         if config.size > CONFIG_BYTES_MAX {
-            return None;
+            return ImageConfig::Unknown;
         }
-        if let Some(bytes) = self.hot.bytes(&config.digest) {
+        let digest = &config.digest;
+        if let Some(bytes) = self.config_at_hand(digest).await {
+            return ImageConfig::Known(bytes);
+        }
+        let deadline = deadline.min(Instant::now() + CONFIG_WITHIN);
+        // Boxed, because warm pulls do not come here.
+        let fetched = timeout_at(deadline, Box::pin(self.fetch_config(scope, digest))).await;
+        match fetched.unwrap_or_else(|_| Err(ContentFailure::Upstream("no answer in time".into())))
+        {
+            Ok(bytes) => ImageConfig::Known(bytes),
+            Err(failure) => {
+                tracing::debug!(%scope, %digest, ?failure, "policies do not see a configuration");
+                ImageConfig::Unknown
+            }
+        }
+    }
+
+    async fn config_at_hand(&self, digest: &Digest) -> Option<Bytes> {
+        if let Some(bytes) = self.hot.bytes(digest) {
             return Some(bytes);
         }
-        let blob = self.blobs.open(&config.digest).await.ok()??;
+        let blob = self.blobs.open(digest).await.ok()??;
         if blob.len() > CONFIG_BYTES_MAX {
             return None;
         }
         self.load(&blob).await
+    }
+
+    async fn fetch_config(&self, scope: &Scope, digest: &Digest) -> Result<Bytes, ContentFailure> {
+        let blob = Content::open(self, scope, digest).await?;
+        let (_, size) = blob.describe();
+        if size > CONFIG_BYTES_MAX {
+            return Err(ContentFailure::TooLarge(size));
+        }
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < size {
+            let piece = blob.read(bytes.len() as u64, u32::MAX).await?;
+            if piece.is_empty() {
+                return Err(ContentFailure::Other("it ends early".to_owned()));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.into())
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pierhead::background::{Offload, State, Tasks, Workers};
 use pierhead::clock::Clock;
 use pierhead::gate::Gates;
-use pierhead::hooks::{AllowAll, Client, Context};
+use pierhead::hooks::{AllowAll, Client, Context, Hooks};
 use pierhead::oci::Digest;
 use pierhead::pull::metrics::PullMetrics;
 use pierhead::pull::refresh::REFRESH_WORKER;
@@ -84,8 +84,20 @@ impl Engine {
         disk: &Disk,
         registry: &Registry,
         endpoints: usize,
+        how: (TagTimes, u64),
+        clock: &Clock,
+    ) -> Self {
+        Self::start_with(disk, registry, endpoints, how, clock, Arc::new(AllowAll))
+    }
+
+    /// The same with plugins.
+    pub(crate) fn start_with(
+        disk: &Disk,
+        registry: &Registry,
+        endpoints: usize,
         (times, seed): (TagTimes, u64),
         clock: &Clock,
+        hooks: Arc<dyn Hooks>,
     ) -> Self {
         let metrics = prometheus::Registry::new();
         let tasks = Tasks::new(&metrics).expect("a fresh registry");
@@ -134,7 +146,7 @@ impl Engine {
             blobs: Arc::new(disk.blobs.clone()),
             meta: Arc::new(disk.meta.clone()),
             hot: Hot::new(HotOptions::default()),
-            hooks: Arc::new(AllowAll),
+            hooks,
             uses: Arc::new(NoUses),
             fill: FillSettings {
                 concurrent_max: 64,

@@ -15,6 +15,7 @@ mod client;
 mod dice;
 mod engine;
 mod model;
+mod policies;
 mod registry;
 mod store;
 mod story;

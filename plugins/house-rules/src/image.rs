@@ -14,26 +14,35 @@ const INDEXES: &[&str] = &[
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 
-/// What the media types of an image's layers begin with: OCI's and Docker's.
-const LAYERS: &[&str] =
-    &["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
+/// What the media types of layers begin with that clients unpack: OCI's and Docker's, whatever
+/// their compression, and those that are not distributed.
+const LAYERS: &[&str] = &["application/vnd.oci.image.", "application/vnd.docker."];
 
 /// Media types of an image's configuration: OCI's and Docker's.
 const CONFIGS: &[&str] =
     &["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
+/// Media types that old images have for their configuration and their layers: Docker still takes
+/// them for what they are meant to be (moby's `distribution/registry.go`).
+const IMPLIED: &[&str] = &["application/octet-stream", "application/json", "text/html", ""];
+
+/// What the media types of Docker's first manifests begin with.
+const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
 
 /// An image, or an index of images.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     /// When it was made, in milliseconds since 1970, if it says so.
     pub(crate) created: Option<u64>,
-    /// The bytes of all layers, as they are pulled; none for an index.
+    /// The bytes of all layers, as they are pulled; none for an index, and if it does not say.
     pub(crate) bytes: Option<u64>,
     /// What it runs on: `linux/arm64/v8`. Of an index, what its images run on. None if it does
     /// not say.
     pub(crate) platforms: Option<Vec<String>>,
     /// Whether it is an index.
     pub(crate) index: bool,
+    /// Whether it has a configuration that could not be had.
+    pub(crate) config_missing: bool,
 }
 
 #[derive(Deserialize)]
@@ -42,11 +51,11 @@ struct Stated {
     #[serde(default)]
     media_type: Option<String>,
     #[serde(default)]
-    artifact_type: Option<String>,
-    #[serde(default)]
     config: Option<Part>,
     #[serde(default)]
     layers: Vec<Part>,
+    #[serde(default)]
+    fs_layers: Vec<Value>,
     #[serde(default)]
     manifests: Vec<Part>,
     #[serde(default)]
@@ -91,8 +100,31 @@ struct Config {
     platform: Platform,
 }
 
-fn one_of(media_type: &str, known: &[&str]) -> bool {
-    known.contains(&media_type)
+/// A media type as clients compare it: without parameters, in lower case.
+fn bare(media_type: &str) -> String {
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+impl Part {
+    fn is_one_of(&self, known: &[&str]) -> bool {
+        known.contains(&bare(&self.media_type).as_str())
+    }
+
+    fn is_unpacked(&self) -> bool {
+        let media_type = bare(&self.media_type);
+        LAYERS.iter().any(|known| media_type.starts_with(known))
+    }
+}
+
+impl Stated {
+    /// Whether there is a client that runs what is stated here. What the author calls it
+    /// (`artifactType`) does not count: clients unpack it all the same.
+    fn is_image(&self) -> bool {
+        let config = |known| self.config.as_ref().is_some_and(|config| config.is_one_of(known));
+        config(CONFIGS)
+            || self.layers.iter().any(Part::is_unpacked)
+            || (config(IMPLIED) && self.layers.iter().any(|layer| layer.is_one_of(IMPLIED)))
+    }
 }
 
 impl Image {
@@ -100,10 +132,12 @@ impl Image {
     pub(crate) fn read(manifest: &Manifest) -> Result<Option<Self>, Failure> {
         let stated: Stated = serde_json::from_slice(&manifest.raw)
             .map_err(|error| Failure::input(format!("the manifest makes no sense: {error}")))?;
-        let media_type = stated.media_type.as_deref().unwrap_or(&manifest.descriptor.media_type);
+        // It is served as the one, and may say the other of itself.
+        let served = bare(&manifest.descriptor.media_type);
+        let own = stated.media_type.as_deref().map(bare).unwrap_or_default();
         let annotated = stated.annotations.as_ref().and_then(|all| all.get(CREATED)?.as_str());
         let annotated = annotated.and_then(rfc3339);
-        if one_of(media_type, INDEXES) {
+        if [&served, &own].iter().any(|named| INDEXES.contains(&named.as_str())) {
             let platforms = stated.manifests.iter().filter_map(|part| part.platform.as_ref());
             let platforms = platforms.map(Platform::name).collect();
             return Ok(Some(Self {
@@ -111,17 +145,24 @@ impl Image {
                 bytes: None,
                 platforms: Some(platforms),
                 index: true,
+                config_missing: false,
             }));
         }
-        let layered = |layer: &Part| LAYERS.iter().any(|known| layer.media_type.starts_with(known));
-        let image =
-            stated.config.as_ref().is_some_and(|config| one_of(&config.media_type, CONFIGS))
-                && stated.artifact_type.is_none()
-                && (stated.layers.is_empty() || stated.layers.iter().any(layered));
-        if !image {
+        if !stated.fs_layers.is_empty() || [&served, &own].iter().any(|n| n.starts_with(SCHEMA1)) {
+            // Its author's word for all of this lies in texts within texts, and is not looked for.
+            return Ok(Some(Self {
+                created: None,
+                bytes: None,
+                platforms: None,
+                index: false,
+                config_missing: false,
+            }));
+        }
+        if !stated.is_image() {
             return Ok(None);
         }
         let config = manifest.config.as_deref();
+        let config_missing = config.is_none();
         let config: Option<Config> = config.and_then(|bytes| serde_json::from_slice(bytes).ok());
         let created = config.as_ref().and_then(|config| rfc3339(config.created.as_deref()?));
         let platform = config.map(|config| config.platform).filter(|named| !named.os.is_empty());
@@ -130,6 +171,16 @@ impl Image {
             bytes: Some(stated.layers.iter().fold(0, |sum, layer| layer.size.saturating_add(sum))),
             platforms: platform.map(|platform| vec![platform.name()]),
             index: false,
+            config_missing,
         }))
+    }
+
+    /// What is said of an image that keeps something to itself: `what` as in "how old it is".
+    pub(crate) fn silence(&self, name: &str, what: &str) -> String {
+        if self.config_missing {
+            format!("{name} has a configuration that could not be read, so nobody knows {what}")
+        } else {
+            format!("{name} does not say {what}")
+        }
     }
 }

@@ -264,10 +264,14 @@ impl Rule {
     ) -> Vec<Finding> {
         let rule = &self.0;
         let mut found = Vec::new();
-        if let (Some(max), Some(bytes)) = (rule.max_size, image.bytes)
-            && bytes > max.0
-        {
-            found.push(format!("{name} has {bytes} bytes of layers, and {max} are allowed"));
+        match (rule.max_size, image.bytes) {
+            (Some(max), Some(bytes)) if bytes > max.0 => {
+                found.push(format!("{name} has {bytes} bytes of layers, and {max} are allowed"));
+            }
+            (Some(max), None) if !image.index => {
+                found.push(format!("{name} does not say how large it is: {max} are allowed"));
+            }
+            _ => {}
         }
         found.extend(self.about_platform(name, image));
         for fact in &rule.required_facts {
@@ -286,7 +290,7 @@ impl Rule {
             return None;
         }
         let Some(offered) = &image.platforms else {
-            return Some(format!("{name} does not say what platform it is for"));
+            return Some(image.silence(name, "what platform it is for"));
         };
         // `linux/arm64` is also fulfilled by `linux/arm64/v8`.
         let fulfils = |offered: &String, required: &String| {
@@ -316,7 +320,7 @@ impl Rule {
         let wanted = format!("images have to be {min_age} old");
         let Some(created) = image.created else {
             // The images of an index say it themselves.
-            let message = format!("{name} does not say how old it is: {wanted}");
+            let message = format!("{}: {wanted}", image.silence(name, "how old it is"));
             return (!image.index).then(|| (self.finding(message), None));
         };
         let old_enough = created.saturating_add(min_age.as_ms());

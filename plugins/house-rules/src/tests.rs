@@ -149,8 +149,14 @@ fn the_age_stands_in_the_configuration_or_in_an_annotation_or_nowhere() {
     );
     assert!(!image(&rules, "docker.io/a/b:1", &annotated, None).is_denied());
     assert!(image(&rules, "docker.io/a/b:1", &annotated, Some(CONFIG)).is_denied());
-    let verdict = image(&rules, "docker.io/a/b:1", MANIFEST, None);
-    assert!(verdict.message().is_some_and(|message| message.contains("does not say how old")));
+    for (config, words) in [
+        (Some("{}"), "docker.io/a/b does not say how old it is"),
+        (Some("no JSON"), "docker.io/a/b does not say how old it is"),
+        (None, "a configuration that could not be read, so nobody knows how old it is"),
+    ] {
+        let verdict = image(&rules, "docker.io/a/b:1", MANIFEST, config);
+        assert!(verdict.message().is_some_and(|message| message.contains(words)), "{words}");
+    }
     assert!(!image(&rules, "docker.io/a/b:1", INDEX, None).is_denied(), "its images are asked");
     let ancient = r#"{"created": "0001-01-01T00:00:00Z"}"#;
     assert!(!image(&rules, "docker.io/a/b:1", MANIFEST, Some(ancient)).is_denied());
@@ -182,6 +188,8 @@ fn platforms_are_offered_or_not() {
     assert_eq!(check(r#""linux/arm64", "linux/amd64""#, MANIFEST, Some(CONFIG)), None);
     assert!(check(r#""linux/arm""#, MANIFEST, Some(CONFIG)).is_some());
     let message = check(r#""linux/arm""#, MANIFEST, None).expect("nobody knows");
+    assert!(message.contains("nobody knows what platform it is for"), "{message}");
+    let message = check(r#""linux/arm""#, MANIFEST, Some("{}")).expect("it does not say");
     assert!(message.contains("does not say what platform"), "{message}");
 }
 
@@ -212,21 +220,95 @@ fn a_fact_can_be_asked_of_tags_alone() {
     assert!(!image(&rules, &by_digest, MANIFEST, Some(CONFIG)).is_denied());
 }
 
+/// A manifest whose configuration and only layer are of these types.
+fn of_types(config: &str, layer: &str) -> String {
+    format!(
+        r#"{{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {{"mediaType": "{config}", "size": 2}},
+            "layers": [{{"mediaType": "{layer}", "size": 600}}]}}"#
+    )
+}
+
+/// A rule that every image without configuration breaks.
+const STRICT: &str = r#"{"required_platforms": ["linux/amd64"]}"#;
+
 #[test]
 fn signatures_and_other_artifacts_are_no_images() {
     let rules = rules(
-        r#"{"min_age": "3d", "required_platforms": ["linux/amd64"],
+        r#"{"min_age": "3d", "max_size": "1B", "required_platforms": ["linux/amd64"],
             "required_facts": [{"name": "signature"}]}"#,
     );
-    let signature = MANIFEST
-        .replace("vnd.oci.image.layer.v1.tar+gzip", "vnd.dev.cosign.simplesigning.v1+json")
-        .replace("vnd.oci.image.layer.v1.tar+zstd", "vnd.dev.cosign.simplesigning.v1+json");
-    let artifact = MANIFEST.replacen("\"config\"", r#""artifactType": "a/b", "config""#, 1);
-    let chart = MANIFEST.replace("vnd.oci.image.config.v1", "vnd.cncf.helm.config.v1");
-    for manifest in [signature, artifact, chart] {
+    for (config, layer) in [
+        ("application/vnd.oci.empty.v1+json", "application/vnd.dev.sigstore.bundle.v0.3+json"),
+        (
+            "application/vnd.cncf.helm.config.v1+json",
+            "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+        ),
+        ("application/vnd.wasm.config.v0+json", "application/wasm"),
+        ("application/json", "application/spdx+json"),
+    ] {
+        let manifest = of_types(config, layer);
         assert!(!image(&rules, "docker.io/a/b:1", &manifest, None).is_denied(), "{manifest}");
     }
     assert!(image(&rules, "docker.io/a/b:1", MANIFEST, Some(CONFIG)).is_denied());
+}
+
+#[test]
+fn what_a_client_unpacks_is_an_image_whatever_it_is_called() {
+    const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+    const IMAGE: &str = "application/vnd.oci.image.config.v1+json";
+    let rules = rules(STRICT);
+    let named = MANIFEST.replacen("\"config\"", r#""artifactType": "a/b", "config""#, 1);
+    assert!(image(&rules, "docker.io/a/b:1", &named, None).is_denied());
+    for (config, layer) in [
+        // By its layers.
+        ("application/vnd.cncf.helm.config.v1+json", TAR),
+        ("application/vnd.oci.empty.v1+json", "application/vnd.oci.image.layer.v1.tar+zstd"),
+        ("a/b", "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"),
+        ("a/b", "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+        ("a/b", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
+        ("a/b", "Application/VND.oci.image.layer.v1.tar+gzip; q=1"),
+        // By its configuration: podman unpacks whatever the layers are called.
+        (IMAGE, "application/vnd.dev.cosign.simplesigning.v1+json"),
+        ("application/vnd.docker.container.image.v1+json", "a/b"),
+        ("application/VND.docker.container.image.v1+json", "a/b"),
+        // By what Docker makes of both.
+        ("application/octet-stream", "application/octet-stream"),
+        ("text/html", TAR),
+        ("application/json", ""),
+        ("", "text/html"),
+    ] {
+        let manifest = of_types(config, layer);
+        assert!(image(&rules, "docker.io/a/b:1", &manifest, None).is_denied(), "{manifest}");
+        assert!(!image(&rules, "docker.io/a/b:1", &manifest, Some(CONFIG)).is_denied());
+    }
+}
+
+#[test]
+fn an_index_is_one_by_how_it_is_served_or_by_its_own_word() {
+    let rules = rules(r#"{"required_platforms": ["linux/riscv64"]}"#);
+    let other = INDEX.replace("application/vnd.docker.distribution.manifest.list.v2+json", "a/b");
+    let mut manifest = testing::manifest("docker.io/a/b:1", &other, None);
+    let denied = |manifest: &Manifest| {
+        let verdict = rules.evaluate_manifest(&testing::context(), Stage::Serve, manifest);
+        verdict.expect("it decides").is_denied()
+    };
+    assert!(!denied(&manifest));
+    manifest.descriptor.media_type = "application/vnd.oci.image.index.v1+json".to_owned();
+    assert!(denied(&manifest));
+}
+
+#[test]
+fn a_manifest_of_dockers_first_kind_is_an_image_that_says_nothing() {
+    let first = r#"{"schemaVersion": 1, "fsLayers": [{"blobSum": "sha256:00"}]}"#;
+    for (rule, words) in [
+        (STRICT, "does not say what platform"),
+        (r#"{"min_age": "3d"}"#, "does not say how old"),
+        (r#"{"max_size": "1TiB"}"#, "does not say how large"),
+    ] {
+        let verdict = image(&rules(rule), "docker.io/a/b:1", first, None);
+        assert!(verdict.message().is_some_and(|message| message.contains(words)), "{words}");
+    }
 }
 
 #[test]

@@ -117,10 +117,12 @@ impl<'a> Token<'a> {
         seconds.map(|seconds| Some((seconds * 1_000.0) as u64)).ok_or_else(wrong)
     }
 
-    /// Whether the time is right, give or take `leeway` milliseconds. Returns when it ends.
+    /// Whether the time is right, give or take `leeway` milliseconds. Returns until when it is, in
+    /// milliseconds since 1970.
     pub(crate) fn check_time(&self, now: u64, leeway: u64) -> Result<u64, String> {
         let end = self.moment("exp")?.ok_or("the token does not say when it ends")?;
-        if now >= end.saturating_add(leeway) {
+        let end = end.saturating_add(leeway);
+        if now >= end {
             return Err("the token has expired".to_owned());
         }
         for claim in ["nbf", "iat"] {

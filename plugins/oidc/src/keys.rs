@@ -19,8 +19,17 @@ const BUCKET: Bucket<'static> = Bucket("keys");
 /// How long keys are kept for the case that the issuer does not answer.
 const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// The time between two questions to an issuer, whoever asks for keys that nobody knows.
+/// The time between an issuer's answer and the next question to it, whoever asks for keys that
+/// nobody knows.
 const ASK_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a question may be on its way before another one goes out. A call that is ended in the
+/// middle cannot say so.
+const ASKING: Duration = Duration::from_secs(5);
+
+/// The most questions to an issuer within [`ASKING`] while none of its keys is known: nobody can
+/// log in before one is answered, and calls cannot wait for one another.
+const ASKED_AT_ONCE_MAX: i64 = 16;
 
 /// The most keys of an issuer that are looked at.
 const KEYS_MAX: usize = 64;
@@ -186,15 +195,22 @@ fn fetch(issuer: &Issuer) -> Result<Vec<Key>, Failure> {
     Ok(set.keys())
 }
 
-/// Fetches keys and keeps them, unless the issuer was asked a moment ago.
-fn refresh(issuer: &Issuer, now: u64) -> Result<Option<Vec<Key>>, Failure> {
-    let asked = format!("asked {}", issuer.issuer);
-    if BUCKET.increment(&asked, 1, Some(ASK_EVERY))? > 1 {
+/// Fetches keys and keeps them, unless the issuer answered a moment ago or is being asked.
+/// Only an answer counts for long: a question that failed or was ended is asked again soon.
+fn refresh(issuer: &Issuer, now: u64, any_known: bool) -> Result<Option<Vec<Key>>, Failure> {
+    let answered = format!("answered {}", issuer.issuer);
+    if any_known && BUCKET.get(&answered)?.is_some() {
+        return Ok(None);
+    }
+    let asking = format!("asking {}", issuer.issuer);
+    let most = if any_known { 1 } else { ASKED_AT_ONCE_MAX };
+    if BUCKET.increment(&asking, 1, Some(ASKING))? > most {
         return Ok(None);
     }
     let keys = fetch(issuer)?;
     let kept = Kept { at: now, keys };
     BUCKET.set_json(&issuer.issuer, &kept, Some(KEPT_FOR))?;
+    BUCKET.set(&answered, b"1", Some(ASK_EVERY))?;
     Ok(Some(kept.keys))
 }
 
@@ -231,12 +247,12 @@ pub(crate) fn verify(
             return Ok(answer(checked));
         }
     }
-    match refresh(issuer, now) {
+    match refresh(issuer, now, kept.is_some()) {
         Ok(Some(keys)) => Ok(answer(check(&keys, token, algorithm))),
         Ok(None) => match &kept {
             Some(kept) => Ok(answer(check(&kept.keys, token, algorithm))),
             None => Err(Failure::unavailable(format!("{} did not answer", issuer.issuer))
-                .retry_after(ASK_EVERY)),
+                .retry_after(ASKING)),
         },
         Err(failure) => match &kept {
             Some(kept) => {

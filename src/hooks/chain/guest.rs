@@ -262,6 +262,8 @@ pub enum Broke {
     Failure {
         /// Why, for the operator.
         message: String,
+        /// Whether it is something that it needs which failed, and not itself.
+        unavailable: bool,
     },
     /// There was no room for the call.
     #[error("there was no room for the call")]
@@ -309,9 +311,10 @@ impl Broke {
         }
     }
 
-    /// Whether it says something about the plugin's health: a lack of room does not.
+    /// Whether it says something about the plugin's health: a lack of room does not, and neither
+    /// does the failure of what it needs. Those who do not need that are answered meanwhile.
     pub(super) const fn counts_against_it(&self) -> bool {
-        !matches!(self, Self::Busy | Self::Resting)
+        !matches!(self, Self::Busy | Self::Resting | Self::Failure { unavailable: true, .. })
     }
 }
 

@@ -224,7 +224,7 @@ impl Mount {
         };
         let (fit, reuse) = self.call(shared, context, hook, ask, fit).await?;
         let judged = Arc::new(self.judged(shared, fit));
-        if let Some(reuse) = reuse {
+        if let Some(reuse) = reuse.filter(|_| question.is_complete()) {
             let (id, sets) = (self.ids[hook.index()], &self.sets[hook.index()]);
             shared.decisions.put(id, sets, &inputs, moment, reuse, Arc::clone(&judged));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::guest::{Call, Called, Guest, Hook, Said, Stage};
-use crate::hooks::{Action, AdmissionRequest, Context, Identity, Object, Target};
+use crate::hooks::{Action, AdmissionRequest, Context, Identity, ImageConfig, Object, Target};
 use crate::oci::{Digest, MediaType, Reference, Tag};
 use crate::scope::Scope;
 
@@ -93,6 +93,15 @@ impl<'a> Question<'a> {
         match self {
             Self::Request(_) => None,
             Self::Manifest(_, manifest) => Some(&manifest.media_type),
+        }
+    }
+
+    /// Whether everything is there that the answer follows from: if not, a verdict must not answer
+    /// for later questions, which look the same and are not.
+    pub(super) fn is_complete(self) -> bool {
+        match self {
+            Self::Request(_) => true,
+            Self::Manifest(_, manifest) => manifest.config != ImageConfig::Unknown,
         }
     }
 

@@ -33,7 +33,10 @@ pub(super) fn broke(error: CallError) -> Broke {
         CallError::Trap { kind, backtrace } => Broke::Trap { kind: kind.label(), backtrace },
         CallError::Deadline => Broke::Deadline,
         CallError::Memory | CallError::HostBytes => Broke::Memory,
-        CallError::Failure(failure) => Broke::Failure { message: failure.message },
+        CallError::Failure(failure) => Broke::Failure {
+            unavailable: failure.kind == wit::FailureKind::Unavailable,
+            message: failure.message,
+        },
         CallError::Busy => Broke::Busy,
         CallError::Lie(what) => Broke::Lie(what),
     }
@@ -206,7 +209,7 @@ pub(super) fn manifest(manifest: &AdmissionRequest) -> wit::Manifest {
             annotations: Vec::new(),
         },
         raw: manifest.bytes.to_vec(),
-        config: manifest.config.as_ref().map(|config| config.to_vec()),
+        config: manifest.config.bytes().map(|config| config.to_vec()),
     }
 }
 

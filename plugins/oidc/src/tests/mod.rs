@@ -122,7 +122,7 @@ fn tokens_of_every_algorithm_are_believed() {
         assert_eq!(who.subject, "repo:octo/app:ref:refs/heads/main");
         assert_eq!((who.issuer.as_str(), who.method.as_str()), (ISSUER, "bearer"));
         assert_eq!(who.groups, ["ci", "release"]);
-        assert_eq!(who.expires_at, Some((NOW_S + 300) * 1_000));
+        assert_eq!(who.expires_at, Some((NOW_S + 300 + 60) * 1_000), "with what clocks may differ");
         assert!(who.claims.contains(&("repository".to_owned(), "octo/app".to_owned())));
     }
     assert_eq!(host.requests().len(), 2, "the keys are asked for once");
@@ -181,7 +181,9 @@ fn a_token_is_believed_for_its_audience_and_its_time_alone() {
         ("exp", json!((NOW_S as f64) + 0.5)),
         ("nbf", json!(NOW_S + 60)),
     ] {
-        identity(ask(&plugin, &token(&signer, &with(name, Some(value)))));
+        let who = identity(ask(&plugin, &token(&signer, &with(name, Some(value)))));
+        // An identity that has ended would be of no use.
+        assert!(who.expires_at.is_some_and(|end| end > testing::NOW), "{:?}", who.expires_at);
     }
 }
 
@@ -272,8 +274,47 @@ fn known_keys_are_used_while_the_issuer_is_down() {
     let failure = ask(&plugin, &token(&signer, &long)).expect_err("nobody can know");
     assert_eq!(failure.kind, FailureKind::Unavailable);
     assert!(failure.message.contains("no answer in time"), "{}", failure.message);
-    let failure = ask(&plugin, &token(&signer, &long)).expect_err("nobody can know");
-    assert_eq!(failure.retry_after_ms, Some(30_000));
+    // The moment that it answers again, so do we.
+    let discovery = json!({"issuer": ISSUER, "jwks_uri": JWKS}).to_string().into_bytes();
+    let answer = pierhead_plugin::http::Response { status: 200, headers: vec![], body: discovery };
+    host.set_answer("GET", DISCOVERY, Ok(answer));
+    publish(&host, &[&signer]);
+    identity(ask(&plugin, &token(&signer, &long)));
+}
+
+#[test]
+fn while_no_key_is_known_many_ask_and_not_all() {
+    let signer = Signer::es256("k");
+    let host = Host::new();
+    host.set_answer("GET", DISCOVERY, Err(HttpError::Timeout));
+    let plugin = plugin(&settings());
+    for nth in 0..20 {
+        let failure = ask(&plugin, &token(&signer, &claims())).expect_err("nobody can know");
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+        assert_eq!(failure.retry_after_ms, (nth >= 16).then_some(5_000), "{nth}");
+    }
+    assert_eq!(host.requests().len(), 16);
+    host.set_now(testing::NOW + 5_000);
+    ask(&plugin, &token(&signer, &claims())).expect_err("nobody can know");
+    assert_eq!(host.requests().len(), 17);
+}
+
+#[test]
+fn an_issuer_that_is_down_is_not_asked_by_everybody_whose_key_is_unknown() {
+    let (signer, new) = (Signer::es256("1"), Signer::es256("2"));
+    let host = host(&[&signer]);
+    let plugin = plugin(&settings());
+    identity(ask(&plugin, &token(&signer, &claims())));
+    host.set_answer("GET", DISCOVERY, Err(HttpError::Timeout));
+    host.set_now(testing::NOW + 31_000);
+    for _ in 0..10 {
+        rejected(ask(&plugin, &token(&new, &claims())), "does not publish");
+    }
+    assert_eq!(host.requests().len(), 3);
+    // What failed is asked again sooner than what was answered.
+    host.set_now(testing::NOW + 36_000);
+    rejected(ask(&plugin, &token(&new, &claims())), "does not publish");
+    assert_eq!(host.requests().len(), 4);
 }
 
 #[test]

@@ -10,7 +10,8 @@ fn causes() -> Vec<Broke> {
         Broke::Trap { kind: "unreachable", backtrace: "at f".to_owned() },
         Broke::Deadline,
         Broke::Memory,
-        Broke::Failure { message: "sorry".to_owned() },
+        Broke::Failure { message: "sorry".to_owned(), unavailable: false },
+        Broke::Failure { message: "elsewhere".to_owned(), unavailable: true },
         Broke::Busy,
         Broke::Lie("odd".to_owned()),
     ]
@@ -114,11 +115,14 @@ async fn who_breaks_all_the_time_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_lack_of_room_leaves_nobody_alone() {
-    let guest = Arc::new(Scripted::says(Err(Broke::Busy)));
-    let world = World::with(vec![policy("p", &guest)]);
-    for _ in 0..20 {
-        world.request(&manifest("1")).await.unwrap_err();
+async fn what_is_not_its_own_fault_leaves_nobody_alone() {
+    let unavailable = |unavailable| Broke::Failure { message: "sorry".to_owned(), unavailable };
+    for (cause, calls) in [(Broke::Busy, 20), (unavailable(true), 20), (unavailable(false), 5)] {
+        let guest = Arc::new(Scripted::says(Err(cause.clone())));
+        let world = World::with(vec![policy("p", &guest)]);
+        for _ in 0..20 {
+            world.request(&manifest("1")).await.unwrap_err();
+        }
+        assert_eq!(guest.calls(), calls, "{cause}");
     }
-    assert_eq!(guest.calls(), 20);
 }

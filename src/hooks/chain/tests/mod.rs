@@ -13,7 +13,7 @@ use prometheus::Registry;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::hooks::{Action, Client, Object};
+use crate::hooks::{Action, Client, ImageConfig, Object};
 use crate::oci::{Digest, ErrorCode, Reference};
 use crate::scope::Scope;
 
@@ -304,7 +304,7 @@ async fn manifests_are_judged_by_what_they_are() {
             digest: Digest::sha256(bytes),
             media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
             bytes: Bytes::from_static(bytes),
-            config: None,
+            config: ImageConfig::Unnamed,
         };
         world.chained.admit(&context(), &manifest).await
     };

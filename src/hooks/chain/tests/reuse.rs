@@ -205,3 +205,42 @@ async fn what_may_not_be_used_again_is_not() {
     }
     assert_eq!(guest.calls(), 6);
 }
+
+#[tokio::test]
+async fn a_verdict_without_the_images_configuration_is_not_used_again() {
+    let guest = Arc::new(Scripted {
+        manifest: Box::new(|manifest| {
+            let reuse = Some(Reuse { ttl: Duration::from_secs(60), on: DependsOn::DIGEST });
+            let decision = match &manifest.config {
+                ImageConfig::Unknown => deny("it does not say how old it is"),
+                ImageConfig::Known(_) | ImageConfig::Unnamed => Decision::Abstain,
+            };
+            Ok(Said { reuse, ..Said::only(decision) })
+        }),
+        ..Scripted::default()
+    });
+    let world = World::with(vec![mounted("m", Hook::ManifestPolicy, &guest)]);
+    let admit = async |config: ImageConfig| {
+        let bytes = Bytes::from_static(b"manifest");
+        let manifest = AdmissionRequest {
+            scope: debian(),
+            reference: Reference::Tag("1".parse().unwrap()),
+            digest: Digest::sha256(&bytes),
+            media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
+            bytes,
+            config,
+        };
+        world.chained.admit(&context(), &manifest).await
+    };
+    for _ in 0..2 {
+        assert!(admit(ImageConfig::Unknown).await.is_err());
+    }
+    assert_eq!(guest.calls(), 2);
+    let known = ImageConfig::Known(Bytes::from_static(b"{}"));
+    for _ in 0..2 {
+        assert!(admit(known.clone()).await.is_ok());
+    }
+    assert_eq!(guest.calls(), 3);
+    // What was decided with it holds, also where it is not to be had later.
+    assert!(admit(ImageConfig::Unknown).await.is_ok());
+}
