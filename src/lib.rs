@@ -30,6 +30,7 @@ pub mod http;
 pub mod keep;
 pub mod net;
 pub mod oci;
+pub mod plugins;
 pub mod private_file;
 pub mod pull;
 pub mod scope;

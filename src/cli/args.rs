@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use super::node_config::NodeConfigArgs;
 use super::output::Format;
+use super::plugin::PluginCommand;
 use crate::oci::{Platform, PlatformError};
 
 /// A pull-through cache for container images: one registry between your clients and the others.
@@ -32,6 +33,9 @@ pub(super) enum Command {
     /// Check a configuration, or see every key
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write plugins: make, build, test, compare and look into them
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Print the files that make a client pull through Pierhead
     ///
     /// The files go to the standard output, hints on where they belong to the standard error.

@@ -13,6 +13,7 @@ mod images;
 mod log_level;
 mod node_config;
 mod output;
+mod plugin;
 mod progress;
 mod scrub;
 mod serve;
@@ -95,6 +96,7 @@ pub fn main(
             let done = block_on(transfer::import(&args, &variables, console));
             done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
         }
+        Command::Plugin(command) => plugin::plugin(command, console),
         Command::NodeConfig(args) => node_config::node_config(&args, variables, console),
     };
     exit.into()

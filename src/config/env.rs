@@ -8,8 +8,14 @@ use toml::de::DeValue;
 use super::builtin::BUILT_IN;
 use super::error::Problems;
 use super::sections::{
+<<<<<<< HEAD
+    ChainSection, FillSection, HostedSection, LogSection, PluginsSection, Raw, RawUpstream,
+    Section, ServerSection, StorageSection, TelemetrySection, UpstreamSection, unknown_key,
+    unknown_table,
+=======
     AuthSection, FillSection, HostedSection, LogSection, Raw, RawUpstream, Section, ServerSection,
     StorageSection, TelemetrySection, UpstreamSection, unknown_key, unknown_table,
+>>>>>>> main
 };
 use super::source::Origin;
 use super::values::Refusal;
@@ -55,10 +61,20 @@ fn apply_one(raw: &mut Raw, value: &str, origin: &Origin, problems: &mut Problem
         apply_upstream(raw, key, value, origin, problems);
         return;
     }
+    if section == "PLUGIN" {
+        apply_plugin(raw, key, value, origin, problems);
+        return;
+    }
     let key = key.to_ascii_lowercase();
     match section.to_ascii_lowercase().as_str() {
         "server" => set::<ServerSection>(&mut raw.server, &key, value, origin, problems),
         "storage" => set::<StorageSection>(&mut raw.storage, &key, value, origin, problems),
+        // The only keys with dashes, which no variable can have.
+        "chain" => {
+            let key = key.replace('_', "-");
+            set::<ChainSection>(&mut raw.chain, &key, value, origin, problems);
+        }
+        "plugins" => set::<PluginsSection>(&mut raw.plugins, &key, value, origin, problems),
         "hosted" => set::<HostedSection>(&mut raw.hosted, &key, value, origin, problems),
         "fill" => set::<FillSection>(&mut raw.fill, &key, value, origin, problems),
         "auth" => set::<AuthSection>(&mut raw.auth, &key, value, origin, problems),
@@ -111,6 +127,31 @@ fn apply_upstream(
         keys: UpstreamSection::default(),
     });
     set(&mut upstream.keys, &key, value, origin, problems);
+}
+
+/// `HOUSE_RULES__MODE`: of a plugin in the file. Names have no underscores, so none means two.
+fn apply_plugin(
+    raw: &mut Raw,
+    rest: &str,
+    value: &str,
+    origin: &Origin,
+    problems: &mut Problems<'_>,
+) {
+    let found = rest.split_once(SEPARATOR).and_then(|(form, key)| {
+        let plugin = raw.plugin.iter_mut().find(|(name, _)| variable_form(name) == form);
+        plugin.map(|(_, plugin)| (plugin, key.to_ascii_lowercase()))
+    });
+    match found {
+        Some((plugin, key)) => set(&mut plugin.keys, &key, value, origin, problems),
+        None => {
+            let names: Vec<_> = raw.plugin.keys().map(String::as_str).collect();
+            let help = match names[..] {
+                [] => "variables change plugins that are in the file: there is none".to_owned(),
+                _ => format!("variables change plugins that are in the file: {}", names.join(", ")),
+            };
+            problems.add(origin, "it names no plugin", Some(&help));
+        }
+    }
 }
 
 /// A table's name as part of a variable's name.

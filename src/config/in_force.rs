@@ -2,7 +2,7 @@
 //!
 //! What was set is shown as it was written; what was not, as the example has it, whose values are
 //! the defaults (a test holds that). No value is a secret: those stand in files of their own, of
-//! which only the paths are configured.
+//! which only the paths are configured; and what a plugin's own settings may hold is hidden.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::Problems;
 use super::example;
+use super::plugins::hidden;
 use super::resolve::Upstream;
-use super::sections::{Section, Shown, to_json};
+use super::sections::{ChainSection, RawPlugin, Section, Shown, to_json};
 use crate::http::admin::api::config::Setting;
 use crate::scope::UpstreamName;
 
@@ -59,6 +60,29 @@ pub(super) fn settings(
         let name = format!("upstream.\"{}\"", upstream.name);
         list.extend(rows(&part(&name, &upstream.keys), &defaults, problems));
     }
+    list
+}
+
+/// What was set of plugins and of the chain. What was not set has no value of its own: it depends
+/// on the hook.
+pub(super) fn plugins(
+    plugins: &BTreeMap<String, RawPlugin>,
+    chain: &ChainSection,
+    problems: &Problems<'_>,
+) -> Vec<Setting> {
+    let set = |name: String, shown: &BTreeMap<&'static str, Shown>| -> Vec<Setting> {
+        let row = |(key, shown): (&&'static str, &Shown)| Setting {
+            key: format!("{name}.{key}"),
+            value: hidden(shown.value.clone()),
+            set_by: Some(problems.name_of(&shown.origin)),
+        };
+        shown.iter().map(row).collect()
+    };
+    let mut list: Vec<Setting> = plugins
+        .iter()
+        .flat_map(|(name, plugin)| set(format!("plugin.{name}"), plugin.keys.shown()))
+        .collect();
+    list.extend(set("chain".to_owned(), chain.shown()));
     list
 }
 

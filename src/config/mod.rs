@@ -13,6 +13,7 @@ mod env;
 mod error;
 pub mod example;
 mod in_force;
+mod plugins;
 mod resolve;
 mod safety;
 mod secrets;
@@ -45,6 +46,7 @@ use crate::http::admin::api::config::Setting;
 use crate::http::settings::ServerSettings;
 use crate::keep::scrub::ScrubSettings;
 use crate::keep::settings::UpstreamLimits;
+use crate::plugins::settings::PluginSettings;
 use crate::pull::settings::{FillSettings, NamingSettings, TagSettings};
 use crate::scope::UpstreamName;
 use crate::telemetry::settings::TraceSettings;
@@ -73,6 +75,8 @@ pub struct Config {
     pub auth: AuthSettings,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// Plugins.
+    pub plugins: PluginSettings,
     /// Where traces go, if anywhere.
     pub traces: Option<TraceSettings>,
     /// Our own URL, when a proxy stands before us: for `realm` and `Location`.

@@ -17,7 +17,11 @@ use super::sections::{
 use super::source::{At, Origin};
 use super::values::{FilePath, List};
 use super::{
+<<<<<<< HEAD
+    Config, LogFormat, LogLevel, LogSettings, StorageSettings, defaults, plugins, stale, telemetry,
+=======
     Config, LogFormat, LogLevel, LogSettings, StorageSettings, auth, defaults, stale, telemetry,
+>>>>>>> main
 };
 use crate::background::Offload;
 use crate::http::settings::ServerSettings;
@@ -51,12 +55,15 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         in_force::part("server", &raw.server),
         in_force::part("storage", &raw.storage),
         in_force::part("hosted", &raw.hosted),
+        in_force::part("plugins", &raw.plugins),
         in_force::part("fill", &raw.fill),
         in_force::part("auth", &raw.auth),
         in_force::part("log", &raw.log),
         in_force::part("telemetry", &raw.telemetry),
     ];
-    let in_force = in_force::settings(&sections, &upstreams, default_upstream.as_ref(), problems);
+    let mut in_force =
+        in_force::settings(&sections, &upstreams, default_upstream.as_ref(), problems);
+    in_force.extend(in_force::plugins(&raw.plugin, &raw.chain, problems));
 
     let mut server = server(&raw.server);
     let storage = storage(raw.storage);
@@ -87,7 +94,12 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
             "fill.answer_within is 30s or more: containerd 2.3 and later gives up before".into(),
         );
     }
+<<<<<<< HEAD
+    let known = upstreams.iter().map(|upstream| &upstream.name).collect();
+    let plugins = plugins::resolve(raw.plugin, raw.chain, &raw.plugins, &known, read, problems);
+=======
     let auth = auth::resolve(raw.auth, public_url.as_ref());
+>>>>>>> main
     let traces = telemetry::traces(raw.telemetry, read, problems);
     let naming = NamingSettings {
         upstreams: upstreams.iter().map(named).collect(),
@@ -107,6 +119,7 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
         fill,
         auth,
         log: log(&raw.log),
+        plugins,
         traces,
         public_url,
         notices,
@@ -139,6 +152,11 @@ fn server(keys: &ServerSection) -> ServerSettings {
             defaults::CONNECTIONS_PER_CLIENT_MAX,
         ),
         requests_max: or(keys.requests_max.as_ref(), |v| v.0, defaults::REQUESTS_MAX),
+        requests_per_client_max: or(
+            keys.requests_per_client_max.as_ref(),
+            |v| v.0,
+            defaults::REQUESTS_PER_CLIENT_MAX,
+        ),
         body_memory_max: or(keys.body_memory_max.as_ref(), |v| v.0, defaults::BODY_MEMORY_MAX),
         header_timeout: or(keys.header_timeout.as_ref(), |v| v.0, defaults::SERVER_HEADER_TIMEOUT),
         header_bytes_max: or(

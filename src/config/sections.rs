@@ -8,16 +8,22 @@ use toml::de::{DeTable, DeValue};
 use super::auth::{TokenService, TokenTtl};
 use super::encryption::{AcmeTable, TlsTable};
 use super::error::{Problems, printable};
+use super::plugins::{GrantsTable, MatchTable, MountName, SecretFiles, Settings, VerifyTable};
 use super::source::{At, Origin};
 use super::stale::StaleTable;
 use super::suggest::closest;
 use super::telemetry::{Collector, HeadersFile, Ratio, ServiceName};
 use super::values::{
     Alias, BaseUrl, Count, FilePath, HostName, HostedPrefix, List, Listen, NamedHost, Network,
-    Period, PublicUrl, Refusal, Size, Timeout, UserName, Value,
+    Period, PublicUrl, Refusal, Size, Text as _, Timeout, UserName, Value,
 };
 use super::{LogFormat, LogLevel};
+<<<<<<< HEAD
+use crate::hooks::chain::{Hook, Mode, OnError};
+use crate::plugins::source::Source;
+=======
 use crate::hooks::Anonymous;
+>>>>>>> main
 use crate::scope::UpstreamName;
 
 /// A table of keys.
@@ -46,12 +52,22 @@ pub(super) struct Shown {
     pub(super) origin: Origin,
 }
 
+/// What a field is called in the file, where that is no word of Rust.
+macro_rules! key {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $name:literal) => {
+        $name
+    };
+}
+
 /// One list of keys makes the struct, the names and the reader: they cannot disagree.
 macro_rules! section {
     (
         $(#[$doc:meta])*
         $name:ident, $label:literal, later: [$($later:literal),*],
-        $($field:ident: $type:ty,)*
+        $($field:ident $(= $key:literal)?: $type:ty,)*
     ) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
@@ -62,7 +78,7 @@ macro_rules! section {
 
         impl Section for $name {
             const LABEL: &'static str = $label;
-            const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
+            const KEYS: &'static [&'static str] = &[$(key!($field $($key)?)),*];
             const LATER: &'static [&'static str] = &[$($later),*];
 
             fn set(
@@ -72,10 +88,10 @@ macro_rules! section {
                 origin: &Origin,
             ) -> Option<Result<(), Refusal>> {
                 match key {
-                    $(stringify!($field) => Some(<$type as Value>::read(value).map(|read| {
+                    $(key!($field $($key)?) => Some(<$type as Value>::read(value).map(|read| {
                         self.$field = Some(At { value: read, origin: origin.clone() });
                         let shown = Shown { value: to_json(value), origin: origin.clone() };
-                        self.shown.insert(stringify!($field), shown);
+                        self.shown.insert(key!($field $($key)?), shown);
                     })),)*
                     _ => None,
                 }
@@ -125,6 +141,7 @@ section! {
     connections_max: Count<1, 1_000_000>,
     connections_per_client_max: Count<0, 1_000_000>,
     requests_max: Count<1, 1_000_000>,
+    requests_per_client_max: Count<0, 1_000_000>,
     // One manifest of the largest size has to fit.
     body_memory_max: Size<{ 16 << 20 }, { i64::MAX as u64 }>,
     header_timeout: Timeout,
@@ -220,19 +237,75 @@ section! {
     service_name: ServiceName,
 }
 
+<<<<<<< HEAD
+section! {
+    /// `[plugin.NAME]`
+    PluginSection, "[plugin.NAME]", later: [],
+    source: Source,
+    hooks: List<Hook>,
+    matching = "match": MatchTable,
+    on_error: OnError,
+    mode: Mode,
+    // An hour is what a scanner may take.
+    timeout: Timeout,
+    memory_max: Size<{ 64 << 10 }, { 4 << 30 }>,
+    grants: GrantsTable,
+    config: Settings,
+    secrets: SecretFiles,
+    verify: VerifyTable,
+}
+=======
 /// The tables at the top.
 const TABLES: [&str; 8] =
     ["server", "storage", "upstream", "hosted", "fill", "auth", "log", "telemetry"];
+>>>>>>> main
 
-/// Tables that are promised for later versions.
-const LATER_TABLES: [&str; 2] = ["plugin", "chain"];
+section! {
+    /// `[chain]`
+    ChainSection, "[chain]", later: [],
+    authenticator: List<MountName>,
+    authorizer: List<MountName>,
+    resolver: List<MountName>,
+    request_policy = "request-policy": List<MountName>,
+    manifest_policy = "manifest-policy": List<MountName>,
+}
+
+section! {
+    /// `[plugins]`
+    PluginsSection, "[plugins]", later: [],
+    memory_max: Size<{ 1 << 20 }, { 1 << 40 }>,
+    calls_max: Count<1, 4096>,
+    decisions_max: Count<0, 10_000_000>,
+    watch: bool,
+}
+
+/// The tables at the top.
+const TABLES: [&str; 10] = [
+    "server",
+    "storage",
+    "upstream",
+    "hosted",
+    "plugin",
+    "chain",
+    "plugins",
+    "fill",
+    "log",
+    "telemetry",
+];
 
 /// Every key with its section, to tell where a misplaced one belongs.
+<<<<<<< HEAD
+const SECTIONS: [(&str, &[&str]); 10] = [
+=======
 const SECTIONS: [(&str, &[&str]); 8] = [
+>>>>>>> main
     (ServerSection::LABEL, ServerSection::KEYS),
     (StorageSection::LABEL, StorageSection::KEYS),
     (UpstreamSection::LABEL, UpstreamSection::KEYS),
     (HostedSection::LABEL, HostedSection::KEYS),
+    (PluginSection::LABEL, PluginSection::KEYS),
+    (ChainSection::LABEL, ChainSection::KEYS),
+    (PluginsSection::LABEL, PluginsSection::KEYS),
     (FillSection::LABEL, FillSection::KEYS),
     (AuthSection::LABEL, AuthSection::KEYS),
     (LogSection::LABEL, LogSection::KEYS),
@@ -246,6 +319,9 @@ pub(super) struct Raw {
     pub(super) storage: StorageSection,
     pub(super) upstream: BTreeMap<UpstreamName, RawUpstream>,
     pub(super) hosted: HostedSection,
+    pub(super) plugin: BTreeMap<String, RawPlugin>,
+    pub(super) chain: ChainSection,
+    pub(super) plugins: PluginsSection,
     pub(super) fill: FillSection,
     pub(super) auth: AuthSection,
     pub(super) log: LogSection,
@@ -259,6 +335,15 @@ pub(super) struct RawUpstream {
     pub(super) origin: Origin,
     /// Its keys.
     pub(super) keys: UpstreamSection,
+}
+
+/// One plugin's table.
+#[derive(Debug)]
+pub(super) struct RawPlugin {
+    /// Where its header stands.
+    pub(super) origin: Origin,
+    /// Its keys.
+    pub(super) keys: PluginSection,
 }
 
 impl Raw {
@@ -285,6 +370,9 @@ impl Raw {
                 "auth" => read_keys(&mut raw.auth, table, problems),
                 "log" => read_keys(&mut raw.log, table, problems),
                 "telemetry" => read_keys(&mut raw.telemetry, table, problems),
+                "plugin" => read_plugins(&mut raw.plugin, table, problems),
+                "chain" => read_keys(&mut raw.chain, table, problems),
+                "plugins" => read_keys(&mut raw.plugins, table, problems),
                 _ => read_upstreams(&mut raw.upstream, table, problems),
             }
         }
@@ -339,6 +427,31 @@ fn read_upstreams(
     }
 }
 
+fn read_plugins(
+    plugins: &mut BTreeMap<String, RawPlugin>,
+    table: &DeTable<'_>,
+    problems: &mut Problems<'_>,
+) {
+    for (key, value) in table {
+        let origin = Origin::File(key.span());
+        let name = match MountName::parse(key.get_ref()) {
+            Ok(MountName(name)) => name,
+            Err(error) => {
+                problems.add(&origin, error, None);
+                continue;
+            }
+        };
+        let DeValue::Table(table) = value.get_ref() else {
+            let message = "a plugin is a table, and a key of one stands in its table";
+            problems.add(&origin, message, Some("such as [plugin.house-rules]"));
+            continue;
+        };
+        let mut keys = PluginSection::default();
+        read_keys(&mut keys, table, problems);
+        plugins.insert(name, RawPlugin { origin, keys });
+    }
+}
+
 /// `[upstream.ghcr.io]` without quotes is a table in a table.
 fn dotted<'t>(table: &'t DeTable<'_>) -> Option<(&'t str, &'t Spanned<DeValue<'t>>)> {
     table.iter().map(|(key, value)| (key.get_ref().as_ref(), value)).find(|(key, value)| {
@@ -351,11 +464,6 @@ fn dotted<'t>(table: &'t DeTable<'_>) -> Option<(&'t str, &'t Spanned<DeValue<'t
 /// Notes that there is no such table.
 pub(super) fn unknown_table(name: &str, origin: &Origin, problems: &mut Problems<'_>) {
     let shown = printable(name);
-    if LATER_TABLES.contains(&name) {
-        let message = format!("[{shown}] is not supported by this version");
-        problems.add(origin, message, Some("remove it"));
-        return;
-    }
     let help = match closest(name, TABLES) {
         Some(table) => format!("did you mean [{table}]?"),
         None => match SECTIONS.iter().find(|(_, keys)| keys.contains(&name)) {

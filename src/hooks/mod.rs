@@ -19,6 +19,7 @@ mod answer;
 pub mod chain;
 pub mod facts;
 mod open;
+pub mod wasm;
 mod what;
 mod who;
 
@@ -63,6 +64,10 @@ pub trait Hooks: Debug + Send + Sync + 'static {
 
     /// Is the request acceptable, as far as name, client and identity tell?
     async fn request(&self, context: &Context, target: &Target) -> Verdict;
+
+    /// Whether [`Hooks::admit`] looks at manifests at all, so that somebody has to look for what
+    /// belongs to them.
+    fn judges_manifests(&self) -> bool;
 
     /// May this manifest be served?
     async fn admit(&self, context: &Context, manifest: &AdmissionRequest) -> Verdict;

@@ -54,6 +54,10 @@ impl Hooks for AllowAll {
         Ok(Allowed::default())
     }
 
+    fn judges_manifests(&self) -> bool {
+        false
+    }
+
     async fn admit(&self, _context: &Context, _manifest: &AdmissionRequest) -> Verdict {
         Ok(Allowed::default())
     }

@@ -148,6 +148,8 @@ pub struct AdmissionRequest {
     pub media_type: MediaType,
     /// Its bytes, verified.
     pub bytes: Bytes,
+    /// The bytes of the image's configuration, if they are at hand.
+    pub config: Option<Bytes>,
 }
 
 /// What observers are told, once per request.

@@ -110,7 +110,13 @@ impl Puller {
             }
         };
         if let Some(bytes) = &answer.bytes {
+            let config = if self.hooks.judges_manifests() {
+                self.config_at_hand(bytes, &answer.media_type).await
+            } else {
+                None
+            };
             let request = AdmissionRequest {
+                config,
                 scope: scope.clone(),
                 reference: reference.clone(),
                 digest: answer.digest,

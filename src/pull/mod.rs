@@ -47,6 +47,7 @@ pub mod outcome;
 pub mod pace;
 pub mod pattern;
 pub mod plan;
+mod plugins;
 pub mod private;
 pub mod purge;
 pub mod referrers;
@@ -232,8 +233,7 @@ impl Puller {
             tasks.clone(),
             metrics.clone(),
         );
-        let taken_out = metrics.damaged().clone();
-        let damage = Damage::new(Arc::clone(&blobs), hot.clone(), tasks.clone(), taken_out);
+        let damage = Damage::new(Arc::clone(&blobs), hot.clone(), tasks.clone());
         let shared = Arc::new(Inner {
             sites,
             blobs,

@@ -16,6 +16,7 @@ mod curl;
 mod dockerd;
 mod node_config;
 mod oidc;
+mod plugin;
 mod podman;
 mod recipes;
 mod registry;

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["background", "events", "gate", "metrics", "net", "shutdown", "single_flight", "telemetry"],
     &["store", "upstream"],
     &["hooks"],
-    &["keep", "pull", "push", "lifecycle", "replicate", "audit", "token", "transfer"],
+    &["keep", "plugins", "pull", "push", "lifecycle", "replicate", "audit", "token", "transfer"],
     &["http"],
     &["main", "cli", "app", "config"],
 ];
@@ -59,6 +59,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("sqlx", &["src/store/meta/sqlite.rs", "src/store/meta/sqlite/"]),
     ("memmap2", &["src/store/blob/map.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
+    ("wasmtime", &["plugins/host/src/"]),
     ("indicatif", &["src/cli/progress.rs"]),
     ("tar", &["src/transfer/archive.rs", "src/transfer/tests/hostile.rs"]),
     ("toml", &["src/config/", "src/cli/node_config/tests.rs"]),
@@ -118,12 +119,16 @@ const OWNERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("globset", &["src/hooks/chain/filter.rs"]),
+    ("pierhead_plugin_host", &["src/hooks/wasm/", "src/cli/plugin.rs"]),
+    ("notify", &["src/plugins/watch.rs"]),
+    ("ring", &["src/plugins/verify.rs"]),
     ("arc_swap", &["src/hooks/chain/"]),
 ];
 
 /// The only places with `unsafe`.
 const UNSAFE: &[&str] = &[
     "src/store/blob/map.rs",
+    "plugins/host/src/compiled/trusted.rs",
     // What a generator makes of `wit/`, and the names of exports and sections of plugins.
     "plugins/sdk/src/bindings/",
     "plugins/sdk/src/export.rs",

@@ -52,7 +52,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
         println!("{name:<16} {value}");
     }
     let bench = Bench { built, rounds, quick: args.quick };
-    let all: [(&str, Measure); 7] = [
+    let all: [(&str, Measure); 8] = [
         ("manifest", Bench::manifests),
         ("blob", Bench::blobs),
         ("herd", Bench::herd),
@@ -60,6 +60,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
         ("first", Bench::first_byte),
         ("cold", Bench::cold_stream),
         ("memory", Bench::memory),
+        ("policy", Bench::policies),
     ];
     let wanted = |name: &str| {
         args.only.is_empty() || args.only.iter().any(|only| name.contains(only.as_str()))
@@ -117,6 +118,10 @@ impl Bench {
 
     fn manifests(&self) -> Result<Vec<Row>> {
         Warm::start(self.built.program())?.manifests(self.rounds, self.seconds())
+    }
+
+    fn policies(&self) -> Result<Vec<Row>> {
+        crate::policy::policies(self.built.program(), self.rounds, self.seconds())
     }
 
     fn blobs(&self) -> Result<Vec<Row>> {
@@ -273,7 +278,9 @@ impl Bench {
                 measure(pierhead.host(), &blob)?
             }
             Who::Registry => measure(&registry_proxy(&upstream)?.host(), &blob)?,
-            Who::Direct => measure(&origin.host(), &blob)?,
+            Who::Direct | Who::Cached | Who::Called | Who::CalledElsewhere => {
+                measure(&origin.host(), &blob)?
+            }
         };
         // Whoever asked it is gone now, so every request of theirs comes to its end.
         let (gets, bytes) = origin.settled_gets(&blob)?;

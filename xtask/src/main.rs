@@ -10,6 +10,7 @@ mod load;
 mod nginx;
 mod origin;
 mod plugins;
+mod policy;
 mod process;
 mod programs;
 mod relay;

@@ -11,6 +11,12 @@ pub(crate) enum Who {
     Pierhead,
     /// Pierhead with `log.level = "warn"`.
     PierheadQuiet,
+    /// Pierhead with a policy whose verdict is used again.
+    Cached,
+    /// Pierhead with a policy that is called for each request.
+    Called,
+    /// The same, without `PAGEMAP_SCAN`.
+    CalledElsewhere,
     /// nginx with the same bytes as files.
     Nginx,
     /// Debian's docker-registry as a pull-through cache.
@@ -24,6 +30,9 @@ impl Who {
         match self {
             Self::Pierhead => "pierhead",
             Self::PierheadQuiet => "pierhead-quiet",
+            Self::Cached => "pierhead-policy-cached",
+            Self::Called => "pierhead-policy-called",
+            Self::CalledElsewhere => "pierhead-policy-called-without-pagemap-scan",
             Self::Nginx => "nginx",
             Self::Registry => "docker-registry",
             Self::Direct => "direct",

@@ -52,7 +52,7 @@ impl Warm {
             Who::PierheadQuiet => self.quiet.host().to_owned(),
             Who::Nginx => self.nginx.host(),
             Who::Registry => self.registry.host(),
-            Who::Direct => self.origin.host(),
+            Who::Direct | Who::Cached | Who::Called | Who::CalledElsewhere => self.origin.host(),
         }
     }
 
@@ -62,7 +62,7 @@ impl Warm {
             Who::PierheadQuiet => Some(self.quiet.pid()),
             Who::Nginx => Some(self.nginx.pid()),
             Who::Registry => self.registry.pid(),
-            Who::Direct => None,
+            Who::Direct | Who::Cached | Who::Called | Who::CalledElsewhere => None,
         };
         let pid = pid.ok_or("who is measured does not run")?;
         load(&format!("http://{}{path}", self.host(who)), pid, connections, seconds)

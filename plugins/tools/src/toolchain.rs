@@ -235,7 +235,8 @@ fn library(folder: &Path) -> Result<(), ToolchainError> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", folder.join("target"))
         .env_remove("RUSTC_WRAPPER")
-        .env_remove("RUSTFLAGS")
+        // With what link-time optimization needs; plugins that want it would not build without.
+        .env("RUSTFLAGS", "-Cembed-bitcode=yes")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     step("build the standard library", &mut command)?;
 

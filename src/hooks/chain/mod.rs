@@ -317,6 +317,10 @@ impl Hooks for Chained {
         chain.judge(&self.shared, context, Question::Request(target)).await
     }
 
+    fn judges_manifests(&self) -> bool {
+        !self.current.load().of(Hook::ManifestPolicy).is_empty()
+    }
+
     async fn admit(&self, context: &Context, manifest: &AdmissionRequest) -> Verdict {
         let chain = self.current.load_full();
         if chain.of(Hook::ManifestPolicy).is_empty() {

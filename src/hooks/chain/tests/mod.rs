@@ -304,6 +304,7 @@ async fn manifests_are_judged_by_what_they_are() {
             digest: Digest::sha256(bytes),
             media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
             bytes: Bytes::from_static(bytes),
+            config: None,
         };
         world.chained.admit(&context(), &manifest).await
     };
