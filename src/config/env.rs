@@ -8,14 +8,9 @@ use toml::de::DeValue;
 use super::builtin::BUILT_IN;
 use super::error::Problems;
 use super::sections::{
-<<<<<<< HEAD
-    ChainSection, FillSection, HostedSection, LogSection, PluginsSection, Raw, RawUpstream,
-    Section, ServerSection, StorageSection, TelemetrySection, UpstreamSection, unknown_key,
-    unknown_table,
-=======
-    AuthSection, FillSection, HostedSection, LogSection, Raw, RawUpstream, Section, ServerSection,
-    StorageSection, TelemetrySection, UpstreamSection, unknown_key, unknown_table,
->>>>>>> main
+    AuthSection, ChainSection, FillSection, HostedSection, LogSection, PluginsSection, Raw,
+    RawUpstream, Section, ServerSection, StorageSection, TelemetrySection, UpstreamSection,
+    unknown_key, unknown_table,
 };
 use super::source::Origin;
 use super::values::Refusal;

@@ -18,12 +18,9 @@ use super::values::{
     Period, PublicUrl, Refusal, Size, Text as _, Timeout, UserName, Value,
 };
 use super::{LogFormat, LogLevel};
-<<<<<<< HEAD
+use crate::hooks::Anonymous;
 use crate::hooks::chain::{Hook, Mode, OnError};
 use crate::plugins::source::Source;
-=======
-use crate::hooks::Anonymous;
->>>>>>> main
 use crate::scope::UpstreamName;
 
 /// A table of keys.
@@ -237,7 +234,6 @@ section! {
     service_name: ServiceName,
 }
 
-<<<<<<< HEAD
 section! {
     /// `[plugin.NAME]`
     PluginSection, "[plugin.NAME]", later: [],
@@ -254,11 +250,6 @@ section! {
     secrets: SecretFiles,
     verify: VerifyTable,
 }
-=======
-/// The tables at the top.
-const TABLES: [&str; 8] =
-    ["server", "storage", "upstream", "hosted", "fill", "auth", "log", "telemetry"];
->>>>>>> main
 
 section! {
     /// `[chain]`
@@ -280,7 +271,7 @@ section! {
 }
 
 /// The tables at the top.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "server",
     "storage",
     "upstream",
@@ -289,16 +280,13 @@ const TABLES: [&str; 10] = [
     "chain",
     "plugins",
     "fill",
+    "auth",
     "log",
     "telemetry",
 ];
 
 /// Every key with its section, to tell where a misplaced one belongs.
-<<<<<<< HEAD
-const SECTIONS: [(&str, &[&str]); 10] = [
-=======
-const SECTIONS: [(&str, &[&str]); 8] = [
->>>>>>> main
+const SECTIONS: [(&str, &[&str]); 11] = [
     (ServerSection::LABEL, ServerSection::KEYS),
     (StorageSection::LABEL, StorageSection::KEYS),
     (UpstreamSection::LABEL, UpstreamSection::KEYS),

@@ -76,7 +76,6 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("tokio_rustls", &["src/http/tls/"]),
     ("jsonwebtoken", &["src/token/jwt.rs"]),
-    ("ring", &["plugins/host/", "src/token/jwt.rs", "tests/kit/src/issuer.rs"]),
     ("instant_acme", &["src/http/tls/acme/"]),
     ("hyper_rustls", &["src/http/tls/acme/transport.rs"]),
     ("rcgen", &["src/http/tls/", "src/config/tests/encryption.rs"]),
@@ -121,7 +120,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("globset", &["src/hooks/chain/filter.rs"]),
     ("pierhead_plugin_host", &["src/hooks/wasm/", "src/cli/plugin.rs"]),
     ("notify", &["src/plugins/watch.rs"]),
-    ("ring", &["src/plugins/verify.rs"]),
+    (
+        "ring",
+        &["plugins/host/", "src/plugins/verify.rs", "src/token/jwt.rs", "tests/kit/src/issuer.rs"],
+    ),
     ("arc_swap", &["src/hooks/chain/"]),
 ];
 

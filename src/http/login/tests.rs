@@ -118,6 +118,10 @@ impl Hooks for House {
         Ok(Allowed::default())
     }
 
+    fn judges_manifests(&self) -> bool {
+        false
+    }
+
     async fn admit(&self, _: &Context, _: &AdmissionRequest) -> Verdict {
         Ok(Allowed::default())
     }
