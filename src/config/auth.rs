@@ -11,6 +11,9 @@ use super::resolve::host_and_port;
 use super::sections::AuthSection;
 use super::values::{Refusal, Text, Timeout, Value, read_text};
 use crate::hooks::Anonymous;
+use crate::hooks::chain::{Hook, Mode};
+use crate::plugins::settings::{MountPlan, PluginSettings};
+use crate::plugins::source::Source;
 use crate::token::settings::{TOKEN_TTL_MAX, TOKEN_TTL_MIN, TokenSettings};
 
 /// The longest name of the service, in bytes.
@@ -95,6 +98,23 @@ pub(super) fn resolve(keys: AuthSection, public_url: Option<&Url>) -> AuthSettin
     }
 }
 
+/// Bundled plugins that say who somebody is. Of others, only their mount tells before they are
+/// loaded.
+const AUTHENTICATORS: [&str; 2] = ["htpasswd", "oidc"];
+
+/// Whether nobody can read without having logged in: a plugin is asked who it is, its answers
+/// count, and anonymous clients may do nothing. What an authorizer grants to these all the same is
+/// the operator's own word.
+pub(super) fn asks_everybody(auth: &AuthSettings, plugins: &PluginSettings) -> bool {
+    let authenticates = |plan: &MountPlan| match (&plan.hooks, &plan.source) {
+        (Some(hooks), _) => hooks.contains(&Hook::Authenticator),
+        (None, Source::Builtin(name)) => AUTHENTICATORS.contains(&name.as_str()),
+        (None, _) => false,
+    };
+    let counts = |plan: &MountPlan| plan.mount.mode == Mode::Enforce && authenticates(plan);
+    auth.anonymous == Anonymous::Deny && plugins.mounts.iter().any(counts)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -125,6 +145,41 @@ mod tests {
         let set = format!("{public}[auth]\nservice = \"ours\"\nanonymous = \"pull\"");
         let set = auth(&set).unwrap();
         assert_eq!((&*set.tokens.service, set.anonymous), ("ours", Anonymous::Pull));
+    }
+
+    #[test]
+    fn whoever_asks_everybody_may_have_credentials_upstream() {
+        let config = |listen: &str, more: &str| {
+            let text = format!(
+                "[server]\nlisten = \"{listen}\"\n[upstream.\"ghcr.io\"]\nusername = \"u\"\n\
+                 password_file = \"p\"\n{more}"
+            );
+            let file = |_: &Path, _: usize| Ok(b"secret".to_vec());
+            from_text("p.toml", &text, [], &file).map_err(|error| error.to_string())
+        };
+        let open = "0.0.0.0:5000";
+        let users = "[plugin.users]\nsource = \"builtin:htpasswd\"\n";
+        let own = "[plugin.own]\nsource = \"file:own.wasm\"\n";
+        let hook = |hook: &str| format!("{own}hooks = [\"{hook}\"]\n");
+        for more in [users, &hook("authenticator"), &format!("{users}[auth]\nanonymous = \"deny\"")]
+        {
+            let config = config(open, more).unwrap_or_else(|error| panic!("{more}: {error}"));
+            let told = config.notices.iter().any(|notice| notice.contains("without TLS"));
+            assert!(told, "{:?}", config.notices);
+        }
+        for more in [
+            "",
+            own,
+            &hook("authorizer"),
+            &format!("{users}mode = \"shadow\"\n"),
+            &format!("{users}mode = \"warn\"\n"),
+            &format!("{users}[auth]\nanonymous = \"pull\""),
+        ] {
+            let error = config(open, more).expect_err(more);
+            assert!(error.contains("private images"), "{more}: {error}");
+        }
+        let quiet = config("127.0.0.1:5000", users).unwrap();
+        assert_eq!(quiet.notices, [""; 0]);
     }
 
     #[test]

@@ -70,13 +70,20 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
     safety::check_names(&upstreams, raw.hosted.prefixes.as_ref(), public_url.as_ref(), problems);
     safety::check_default(raw.hosted.prefixes.as_ref(), default_upstream.as_ref(), problems);
 
+    let known = upstreams.iter().map(|upstream| &upstream.name).collect();
+    let plugins = plugins::resolve(raw.plugin, raw.chain, &raw.plugins, &known, read, problems);
+    let auth = auth::resolve(raw.auth, public_url.as_ref());
+    let closed = auth::asks_everybody(&auth, &plugins);
+    notices.extend(safety::login_notices(&server, closed, public_url.as_ref()));
+
     let mut settings = Vec::new();
     let mut limits = HashMap::new();
     for upstream in &upstreams {
         let Some(one) = upstream_settings(upstream, read, problems) else { continue };
         safety::check_endpoints(upstream, &one, &server, public_url.as_ref(), problems);
-        safety::check_credentials(upstream, &one, &server, problems);
-        notices.extend(safety::credential_notices(upstream, &one, public_url.as_ref()));
+        safety::check_credentials(upstream, &one, &server, closed, problems);
+        let front = public_url.as_ref().filter(|_| !closed);
+        notices.extend(safety::credential_notices(upstream, &one, front));
         let tags = tag_settings(upstream, one.credentials.is_some());
         settings.push((one, tags));
         let limited = upstream_limits(&upstream.keys);
@@ -91,9 +98,6 @@ pub(super) fn resolve(raw: Raw, read: ReadFile<'_>, problems: &mut Problems<'_>)
             "fill.answer_within is 30s or more: containerd 2.3 and later gives up before".into(),
         );
     }
-    let known = upstreams.iter().map(|upstream| &upstream.name).collect();
-    let plugins = plugins::resolve(raw.plugin, raw.chain, &raw.plugins, &known, read, problems);
-    let auth = auth::resolve(raw.auth, public_url.as_ref());
     let traces = telemetry::traces(raw.telemetry, read, problems);
     let naming = NamingSettings {
         upstreams: upstreams.iter().map(named).collect(),

@@ -222,15 +222,30 @@ pub(super) fn listener_notices(server: &ServerSettings) -> Vec<String> {
     told.collect()
 }
 
+/// Passwords should not go over a network for everybody to read.
+pub(super) fn login_notices(
+    server: &ServerSettings,
+    asks_everybody: bool,
+    public_url: Option<&Url>,
+) -> Option<String> {
+    let behind_tls = public_url.is_some_and(|url| url.scheme() == "https");
+    let is_open = server.tls.is_none() && !is_loopback(server.listen) && !behind_tls;
+    (asks_everybody && is_open).then(|| {
+        "clients log in without TLS: set server.tls, or server.public_url if a proxy has it"
+            .to_owned()
+    })
+}
+
 /// Whoever can reach us can read what our credentials can read: that has to be said.
 pub(super) fn check_credentials(
     upstream: &Upstream,
     settings: &UpstreamSettings,
     server: &ServerSettings,
+    asks_everybody: bool,
     problems: &mut Problems<'_>,
 ) {
     let public_read = upstream.keys.public_read.as_ref().is_some_and(|at| at.value);
-    let closed = is_loopback(server.listen) || server.clients_need_certificates();
+    let closed = is_loopback(server.listen) || server.clients_need_certificates() || asks_everybody;
     if settings.credentials.is_none() || closed || public_read {
         return;
     }
@@ -247,7 +262,9 @@ pub(super) fn check_credentials(
         upstream.name, server.listen
     );
     let help = "listen on loopback, let only clients with certificates in (`client_ca` in \
-                `server.tls`), or accept that with `public_read = true` in this upstream";
+                `server.tls`), mount a plugin with `hooks = [\"authenticator\"]` and without \
+                `auth.anonymous = \"pull\"`, or accept that with `public_read = true` in this \
+                upstream";
     problems.add(origin, message, Some(help));
 }
 
