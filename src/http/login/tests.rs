@@ -50,6 +50,10 @@ impl Hooks for House {
         !self.open
     }
 
+    fn decides_access(&self) -> bool {
+        !self.open
+    }
+
     async fn authenticate(
         &self,
         context: &Context,
@@ -116,6 +120,10 @@ impl Hooks for House {
 
     async fn request(&self, _: &Context, _: &Target) -> Verdict {
         Ok(Allowed::default())
+    }
+
+    fn judges_manifests(&self) -> bool {
+        false
     }
 
     async fn admit(&self, _: &Context, _: &AdmissionRequest) -> Verdict {
