@@ -9,17 +9,20 @@ pub struct Denial {
     pub code: ErrorCode,
     /// Shown to the person who ran the pull.
     pub message: String,
+    /// Whether a plugin ran out of time or memory, or trapped, over the question: who asks such
+    /// questions again and again may do so on purpose.
+    pub overtaxed: bool,
 }
 
 impl Denial {
     /// A refusal with status 401: who asks has to log in.
     pub fn unauthorized(message: impl Into<String>) -> Self {
-        Self { code: ErrorCode::Unauthorized, message: message.into() }
+        Self { code: ErrorCode::Unauthorized, message: message.into(), overtaxed: false }
     }
 
     /// A refusal with status 403.
     pub fn denied(message: impl Into<String>) -> Self {
-        Self { code: ErrorCode::Denied, message: message.into() }
+        Self { code: ErrorCode::Denied, message: message.into(), overtaxed: false }
     }
 }
 

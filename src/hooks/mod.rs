@@ -6,7 +6,7 @@
 //! | hook | when | an error or denial there |
 //! |---|---|---|
 //! | [`Hooks::authenticate`] | once per request, before the route is acted on | 401 |
-//! | [`Hooks::authorize`] | the name is known, nothing was looked up | 401 without identity, else 403 |
+//! | [`Hooks::authorize`] | the name is known, nothing was looked up | 401 without identity where one can be had, else 403 |
 //! | [`Hooks::resolve`] | before policy: names may be mapped | the name stays as it was, or 403, as the mount says |
 //! | [`Hooks::request`] | name, client and identity are known | the denial's own code |
 //! | [`Hooks::admit`] | a manifest's bytes are verified and about to be served | the denial's own code |
@@ -41,6 +41,10 @@ pub trait Hooks: Debug + Send + Sync + 'static {
     /// Whether credentials mean something here: an authenticator is mounted. Without one, `/v2/`
     /// asks nobody to log in.
     fn wants_credentials(&self) -> bool;
+
+    /// Whether who asks, or what for, decides about what they get: content must not lie in caches
+    /// that hand it to others then.
+    fn decides_access(&self) -> bool;
 
     /// Who is it? `Ok(None)` is an anonymous client, or one whose credentials nobody here knows;
     /// it may go on as such. The context has no identity yet.

@@ -19,6 +19,10 @@ impl Hooks for AllowAll {
         false
     }
 
+    fn decides_access(&self) -> bool {
+        false
+    }
+
     /// A verified certificate is believed, whatever stands beside it. Docker sends Hub credentials
     /// to mirrors: unknown credentials are no reason for a 401.
     async fn authenticate(

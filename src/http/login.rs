@@ -69,6 +69,8 @@ impl Login {
     ///
     /// # Errors
     /// When the credentials are refused, or too many were.
+    ///
+    /// Cancel-safe; given up while plugins are asked, it counts as refused.
     pub async fn authenticate(
         &self,
         hooks: &dyn Hooks,
@@ -88,7 +90,8 @@ impl Login {
             return Ok(hooks.authenticate(context, presented).await?);
         }
         let client = ClientId::at(context.client.address);
-        let attempt = self.attempts.begin(&client, user).map_err(ApiError::too_many_logins)?;
+        let attempt =
+            self.attempts.begin(&client, user).await.map_err(ApiError::too_many_logins)?;
         let known = hooks.authenticate(context, presented).await;
         let result = match &known {
             Ok(Some(_)) => "accepted",
@@ -96,10 +99,11 @@ impl Login {
             Err(_) => "refused",
         };
         self.logins.with_label_values(&[result]).inc();
-        // Only wrong credentials are a guess: who is sent away for another reason, such as a plugin
-        // that fails, may come again. Unknown ones are what docker sends to every mirror.
+        // Wrong credentials are a guess, and those that wear a plugin out may be meant to. Who is
+        // sent away for another reason, such as a plugin that cannot reach somebody, may come
+        // again. Unknown ones are what docker sends to every mirror.
         match known {
-            Err(denial) if denial.code == ErrorCode::Unauthorized => {
+            Err(denial) if denial.code == ErrorCode::Unauthorized || denial.overtaxed => {
                 drop(attempt);
                 Err(denial.into())
             }

@@ -432,6 +432,7 @@ fn mounted(plan: &MountPlan, made: &Made) -> Mounted {
     Mounted {
         settings,
         hooks: made.loaded.hooks.clone(),
+        are_hooks_known: true,
         guest: Ok(Arc::clone(&made.loaded.guest)),
         digest: Some(made.loaded.digest.clone()),
         version: made.loaded.version.clone(),
@@ -445,6 +446,7 @@ fn missing(plan: &MountPlan, broke: Broke) -> Mounted {
     Mounted {
         settings: plan.mount.clone(),
         hooks: plan.hooks.clone().unwrap_or_else(|| Hook::ALL.to_vec()),
+        are_hooks_known: plan.hooks.is_some(),
         guest: Err(broke),
         digest: None,
         version: None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::check;
 use super::effect::{Effect, Outcome, effect};
 use super::guest::{Authenticated, Broke, Hook};
+use super::logins::{Key, Known};
 use super::metrics::{Compared, Sense};
 use super::mount::Mount;
 use super::{Chain, OnError, Shared, shadow};
@@ -14,8 +15,11 @@ use crate::hooks::{Action, Anonymous, Context, Denial, Identity, Presented, Targ
 /// What a rejection says if the plugin does not.
 const WRONG_CREDENTIALS: &str = "the credentials are wrong";
 
-/// What a client without an identity is told.
+/// What a client without an identity is told where it can have one.
 const LOG_IN: &str = "authentication required";
+
+/// Who somebody without an identity is, where nobody gives one.
+const ANONYMOUS: &str = "an anonymous client";
 
 /// An authenticator's answer, made fit.
 #[derive(Debug)]
@@ -44,11 +48,11 @@ impl Chain {
     /// certificate beside it, which a proxy or a whole house may share. If nobody knows it, the
     /// certificate counts, which TLS has verified already.
     pub(super) async fn authenticate(
-        &self,
+        self: &Arc<Self>,
         shared: &Arc<Shared>,
         context: &Context,
         presented: &Presented,
-    ) -> Result<Option<Arc<Identity>>, Denial> {
+    ) -> Known {
         let Presented::Certificate { certificate, beside } = presented else {
             return self.who(shared, context, presented).await;
         };
@@ -63,17 +67,36 @@ impl Chain {
         }
     }
 
+    /// What is kept of these credentials, or what comes of asking; once for all who present the
+    /// same at the same time.
     async fn who(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        context: &Context,
+        presented: &Presented,
+    ) -> Known {
+        let Some(key) = shared.logins.key(self.generation, presented, &context.client) else {
+            return self.ask_all(shared, context, presented, None).await;
+        };
+        if let Some(known) = shared.logins.get(&key) {
+            return Ok(known);
+        }
+        let flight = shared.flights.join(key, || {
+            let (chain, shared) = (Arc::clone(self), Arc::clone(shared));
+            let (context, presented) = (context.clone(), presented.clone());
+            async move { chain.ask_all(&shared, &context, &presented, Some(key)).await }
+        });
+        flight.await
+    }
+
+    async fn ask_all(
         &self,
         shared: &Arc<Shared>,
         context: &Context,
         presented: &Presented,
-    ) -> Result<Option<Arc<Identity>>, Denial> {
+        key: Option<Key>,
+    ) -> Known {
         let hook = Hook::Authenticator;
-        let key = shared.logins.key(self.generation, presented, context.client.address);
-        if let Some(known) = key.as_ref().and_then(|key| shared.logins.get(key)) {
-            return Ok(known);
-        }
         let mut result = Ok(None);
         // What follows from a break is not to be used again.
         let mut broke = false;
@@ -129,9 +152,13 @@ impl Chain {
         if granted == wanted {
             return Ok(());
         }
-        let Some(identity) = &context.identity else { return Err(Denial::unauthorized(LOG_IN)) };
+        let who = match &context.identity {
+            Some(identity) => line(&identity.subject, check::MESSAGE_BYTES_MAX / 4),
+            None if self.decides(Hook::Authenticator) => return Err(Denial::unauthorized(LOG_IN)),
+            // There is nowhere to log in.
+            None => ANONYMOUS.to_owned(),
+        };
         let action = target.object.action();
-        let who = line(&identity.subject, check::MESSAGE_BYTES_MAX / 4);
         Err(Denial::denied(format!("{who} may not {action} {}", target.scope)))
     }
 
@@ -167,8 +194,8 @@ impl Chain {
             let granted = match grant(shared, mount, context, &asked).await {
                 Ok(granted) => granted,
                 Err(broke) => match mount.on_error(hook) {
-                    OnError::Skip => continue,
-                    OnError::Allow => asked.clone(),
+                    // What may be had without it is all that a plugin that is not there can allow.
+                    OnError::Skip | OnError::Allow => continue,
                     OnError::Deny => return Err(mount.unable(&broke)),
                 },
             };

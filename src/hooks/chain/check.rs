@@ -103,7 +103,7 @@ pub(super) fn said(name: &str, said: Said) -> Result<Fit, Broke> {
 pub(super) fn denial(name: &str, code: ErrorCode, message: &str) -> Denial {
     let message = line(message, MESSAGE_BYTES_MAX);
     let message = if message.is_empty() { format!("refused by {name}") } else { message };
-    Denial { code, message }
+    Denial { code, message, overtaxed: false }
 }
 
 /// A label of a metric: a word that cannot be mistaken for anything else.

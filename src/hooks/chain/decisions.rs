@@ -161,6 +161,8 @@ struct Key {
     identity: Option<Arc<Identity>>,
     tls_subject: Option<Box<str>>,
     address: Option<IpAddr>,
+    encrypted: Option<bool>,
+    user_agent: Option<Box<str>>,
     scope: Option<Scope>,
     tag: Option<Tag>,
     digest: Option<Digest>,
@@ -191,6 +193,15 @@ impl KeyRef<'_> {
         self.on.has(DependsOn::CLIENT_ADDRESS).then_some(self.inputs.address)
     }
 
+    /// What else a policy is told of the client goes with its address.
+    fn encrypted(&self) -> Option<bool> {
+        self.on.has(DependsOn::CLIENT_ADDRESS).then_some(self.inputs.encrypted)
+    }
+
+    fn user_agent(&self) -> Option<&str> {
+        self.inputs.user_agent.filter(|_| self.on.has(DependsOn::CLIENT_ADDRESS))
+    }
+
     fn scope(&self) -> Option<&Scope> {
         Some(self.inputs.scope).filter(|_| self.on.has(DependsOn::REPOSITORY))
     }
@@ -214,6 +225,8 @@ impl KeyRef<'_> {
             identity: self.identity().cloned(),
             tls_subject: self.tls_subject().map(Box::from),
             address: self.address(),
+            encrypted: self.encrypted(),
+            user_agent: self.user_agent().map(Box::from),
             scope: self.scope().cloned(),
             tag: self.tag().cloned(),
             digest: self.digest().copied(),
@@ -224,8 +237,8 @@ impl KeyRef<'_> {
     }
 }
 
-/// What both hash, in one place. Of the rest (claims, groups, the certificate's name) equality
-/// alone takes notice.
+/// What both hash, in one place. Of the rest (claims, groups, the certificate's name, what the
+/// client calls itself) equality alone takes notice.
 struct Hashed<'a> {
     numbers: (u64, DependsOn, u64, u64),
     subject: Option<&'a str>,
@@ -287,6 +300,8 @@ impl Equivalent<Key> for KeyRef<'_> {
             && self.tag() == key.tag.as_ref()
             && self.action() == key.action
             && self.address() == key.address
+            && self.encrypted() == key.encrypted
+            && self.user_agent() == key.user_agent.as_deref()
             && self.tls_subject() == key.tls_subject.as_deref()
             // An `Arc` of an identity that is compared with itself is equal at once.
             && self.identity() == key.identity.as_ref()

@@ -111,7 +111,7 @@ mod tests {
                 "the next one is asked too: all that fit have to grant"
             }
             (Effect::Next, Hook::Authorizer, Outcome::Broke(OnError::Allow)) => {
-                "counts as granted; the next one is asked too"
+                "the next one is asked; nothing is granted that would not be without it"
             }
             (Effect::Next, ..) => "the next one is asked",
             (Effect::Pass, Hook::Authenticator, Outcome::Allow) => {
@@ -127,7 +127,8 @@ mod tests {
                 "401 `UNAUTHORIZED` with its message"
             }
             (Effect::Refuse, Hook::Authorizer, Outcome::Deny) => {
-                "a request: 401 without an identity, else 403 `DENIED`; a token: without that part"
+                "a request: 401 without an identity if an authenticator is mounted, else 403 \
+                 `DENIED`; a token: without that part"
             }
             (Effect::Refuse, Hook::RequestPolicy | Hook::ManifestPolicy, Outcome::Deny) => {
                 "refused with its code and message"

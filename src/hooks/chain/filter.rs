@@ -6,7 +6,8 @@ use crate::hooks::{Action, WantedScope};
 use crate::oci::MediaType;
 use crate::scope::{Scope, UpstreamName};
 
-/// A pattern of repositories or media types. `*` stands for anything but `/`, `**` for anything.
+/// A pattern of repositories or media types. `*` stands for anything but `/`; `**`, as a component of
+/// its own, for any number of components.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(Glob);
 
@@ -31,6 +32,11 @@ impl Pattern {
             let message = format!("it has 1 to {PATTERN_BYTES_MAX} bytes");
             return Err(PatternError(message));
         }
+        if !are_double_stars_components(text) {
+            let message = "`**` stands for whole components, such as in \"team/**\"; within one, \
+                           use `*`";
+            return Err(PatternError(message.to_owned()));
+        }
         GlobBuilder::new(text)
             .literal_separator(true)
             // Names are lower case; media types may be written either way and mean the same.
@@ -46,6 +52,26 @@ impl Pattern {
     }
 }
 
+/// Whether each `**` stands between slashes, alternatives (`{a,b}`) or ends. Anywhere else it would
+/// mean what `*` means, and a pattern would fit less than it seems to.
+fn are_double_stars_components(text: &str) -> bool {
+    let mut depth = 0_usize;
+    text.split(|c| match c {
+        '/' => true,
+        '{' => {
+            depth += 1;
+            true
+        }
+        '}' if depth > 0 => {
+            depth -= 1;
+            true
+        }
+        ',' => depth > 0,
+        _ => false,
+    })
+    .all(|component| component == "**" || !component.contains("**"))
+}
+
 /// What a mount's `match` says. What is absent fits everything.
 #[derive(Clone, Debug, Default)]
 pub struct MatchSettings {
@@ -57,6 +83,14 @@ pub struct MatchSettings {
     pub upstreams: Option<Vec<UpstreamName>>,
     /// Media types of manifests. Says nothing to other hooks.
     pub media_types: Option<Vec<Pattern>>,
+}
+
+impl MatchSettings {
+    /// Whether it says nothing.
+    pub(super) const fn is_everything(&self) -> bool {
+        let Self { repositories, actions, upstreams, media_types } = self;
+        repositories.is_none() && actions.is_none() && upstreams.is_none() && media_types.is_none()
+    }
 }
 
 /// A compiled [`MatchSettings`].
@@ -151,6 +185,10 @@ mod tests {
             ("*", "docker.io/library/debian", false),
             ("{library,team}/debian", "docker.io/team/debian", true),
             ("team-[ab]/**", "docker.io/team-c/x", false),
+            ("**/debian", "docker.io/a/b/debian", true),
+            ("a/**/z", "docker.io/a/b/c/z", true),
+            ("{team/**,library/*}", "docker.io/team/a/b", true),
+            ("{team/**,library/*}", "docker.io/library/a/b", false),
         ] {
             let repositories = patterns(&[pattern]);
             let filter =
@@ -185,5 +223,17 @@ mod tests {
         for text in ["", "a{b", "[", &"a".repeat(PATTERN_BYTES_MAX + 1)] {
             assert!(Pattern::new(text).is_err(), "{text}");
         }
+        // These would not cross a slash.
+        for text in ["team**", "team-**/x", "**-team", "a/**b", "{a**,b}", "a,**", "***"] {
+            let error = Pattern::new(text).unwrap_err().to_string();
+            assert!(error.contains("whole components"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_is_everything() {
+        assert!(MatchSettings::default().is_everything());
+        let some = MatchSettings { actions: Some(vec![Action::Pull]), ..MatchSettings::default() };
+        assert!(!some.is_everything());
     }
 }

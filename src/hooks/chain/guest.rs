@@ -156,7 +156,7 @@ impl DependsOn {
     pub const NOTHING: Self = Self(0);
     /// Who asks, with groups, claims and certificate.
     pub const IDENTITY: Self = Self(1);
-    /// The client's address.
+    /// The client: its address, what it calls itself, and whether its connection is encrypted.
     pub const CLIENT_ADDRESS: Self = Self(1 << 1);
     /// The upstream and the repository.
     pub const REPOSITORY: Self = Self(1 << 2);
@@ -309,6 +309,11 @@ impl Broke {
             Self::Lie(_) => 8,
             Self::Resting => 9,
         }
+    }
+
+    /// Whether the question may be to blame: it cost more than a call may take, or ended it.
+    pub(super) const fn is_overtaxed(&self) -> bool {
+        matches!(self, Self::Trap { .. } | Self::Deadline | Self::Memory)
     }
 
     /// Whether it says something about the plugin's health: a lack of room does not, and neither

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::hooks::{Identity, Presented};
+use crate::hooks::{Client, Denial, Identity, Presented};
 
 /// How long an answer of authenticators is used again for the same credentials from the same
 /// address. A password that was withdrawn counts for so long.
@@ -20,6 +20,9 @@ pub(super) const LOGIN_TTL: Duration = Duration::from_secs(30);
 /// How many of them are kept.
 pub(super) const LOGINS_MAX: u64 = 16_384;
 
+/// What came of asking who somebody is.
+pub(super) type Known = Result<Option<Arc<Identity>>, Denial>;
+
 /// Logins that were accepted, and credentials that nobody knows. Rejections are not kept.
 pub(super) struct Logins {
     /// Makes the keys useless outside of this process: no credentials lie in memory.
@@ -27,11 +30,12 @@ pub(super) struct Logins {
     cache: Cache<Key, Entry>,
 }
 
-/// Which chain was asked, for which credentials, from where.
+/// Which chain was asked, for which credentials, by which client: all that an authenticator is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     generation: u64,
-    credentials: [u8; 32],
+    /// Of the credentials, and of what the client is besides its address.
+    hash: [u8; 32],
     address: IpAddr,
 }
 
@@ -54,7 +58,7 @@ impl Logins {
         &self,
         generation: u64,
         presented: &Presented,
-        address: IpAddr,
+        client: &Client,
     ) -> Option<Key> {
         let mut hash = Sha256::new();
         hash.update(self.salt?);
@@ -79,7 +83,14 @@ impl Logins {
                 add(certificate.fingerprint.as_bytes());
             }
         }
-        Some(Key { generation, credentials: hash.finalize().into(), address })
+        let mut add_optional = |text: Option<&str>| {
+            add(&[u8::from(text.is_some())]);
+            add(text.unwrap_or("").as_bytes());
+        };
+        add_optional(client.tls_subject.as_deref());
+        add_optional(client.user_agent.as_deref());
+        add(&[u8::from(client.encrypted)]);
+        Some(Key { generation, hash: hash.finalize().into(), address: client.address })
     }
 
     /// What authenticators said of these credentials, if that is kept. `Some(None)`: nobody knows
@@ -113,16 +124,25 @@ mod tests {
     use super::*;
     use crate::secret::Secret;
 
+    fn client() -> Client {
+        Client {
+            address: Ipv4Addr::LOCALHOST.into(),
+            encrypted: false,
+            user_agent: None,
+            tls_subject: None,
+        }
+    }
+
     fn basic(username: &str, password: &str) -> Presented {
         Presented::Basic { username: username.to_owned(), password: Secret::new(password) }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_login_counts_for_its_credentials_chain_and_address_and_ends() {
+    async fn a_login_counts_for_its_credentials_chain_and_client_and_ends() {
         let logins = Logins::new();
-        let home = Ipv4Addr::LOCALHOST.into();
-        let key =
-            |generation, presented: &Presented| logins.key(generation, presented, home).unwrap();
+        let key = |generation, presented: &Presented| {
+            logins.key(generation, presented, &client()).unwrap()
+        };
         let now = Timestamp::from_unix_ms(0);
         let someone = Arc::new(Identity { subject: "u".to_owned(), ..Identity::default() });
         logins.put(key(1, &basic("u", "p")), Some(&someone), now);
@@ -131,8 +151,17 @@ mod tests {
             assert_eq!(logins.get(&key(1, &other)), None);
         }
         assert_eq!(logins.get(&key(2, &basic("u", "p"))), None);
-        let elsewhere = logins.key(1, &basic("u", "p"), Ipv4Addr::UNSPECIFIED.into()).unwrap();
-        assert_eq!(logins.get(&elsewhere), None);
+        // An authenticator is told all of this, so that its answer may depend on it.
+        let text = || Some("u".to_owned());
+        for other in [
+            Client { address: Ipv4Addr::UNSPECIFIED.into(), ..client() },
+            Client { encrypted: true, ..client() },
+            Client { user_agent: text(), ..client() },
+            Client { user_agent: Some(String::new()), ..client() },
+            Client { tls_subject: text(), ..client() },
+        ] {
+            assert_eq!(logins.get(&logins.key(1, &basic("u", "p"), &other).unwrap()), None);
+        }
         tokio::time::advance(LOGIN_TTL).await;
         assert_eq!(logins.get(&key(1, &basic("u", "p"))), None);
         // A proof that ends sooner ends the login.

@@ -10,6 +10,7 @@ mod check;
 mod decisions;
 pub mod effect;
 mod filter;
+mod flights;
 mod guest;
 mod logins;
 mod metrics;
@@ -40,6 +41,7 @@ pub use mount::{MountSettings, Mounted};
 pub use view::{MountView, Trouble};
 
 use self::decisions::Decisions;
+use self::flights::Flights;
 use self::logins::Logins;
 use self::mount::Mount;
 use self::question::Question;
@@ -179,6 +181,7 @@ struct Shared {
     metrics: PluginMetrics,
     decisions: Decisions,
     logins: Logins,
+    flights: Flights,
     shadows: Shadows,
 }
 
@@ -210,6 +213,7 @@ impl Chained {
         let shared = Shared {
             decisions: Decisions::new(parts.decisions_max, parts.clock.clone(), parts.facts),
             logins: Logins::new(),
+            flights: Flights::default(),
             shadows: Shadows::new(parts.tasks),
             clock: parts.clock,
             metrics: parts.metrics,
@@ -267,6 +271,13 @@ impl Chained {
 impl Hooks for Chained {
     fn wants_credentials(&self) -> bool {
         self.current.load().decides(Hook::Authenticator)
+    }
+
+    fn decides_access(&self) -> bool {
+        let chain = self.current.load();
+        [Hook::Authenticator, Hook::Authorizer, Hook::RequestPolicy, Hook::ManifestPolicy]
+            .into_iter()
+            .any(|hook| chain.decides(hook))
     }
 
     async fn authenticate(

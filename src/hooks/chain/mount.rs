@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use prometheus::IntCounter;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Circuit};
@@ -30,6 +31,10 @@ const DEADLINE_SLACK: Duration = Duration::from_millis(50);
 
 /// Lines in the log about one mount that breaks are at least this far apart.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Logins that one mount decides at a time where there are fewer cores: one that waits for somebody
+/// else must not stop all others.
+const LOGINS_AT_ONCE_MIN: usize = 2;
 
 /// The longest backtrace that is logged, in bytes.
 const BACKTRACE_BYTES_MAX: usize = 4 << 10;
@@ -56,6 +61,8 @@ pub struct Mounted {
     pub settings: MountSettings,
     /// What it is asked.
     pub hooks: Vec<Hook>,
+    /// Whether the plugin or the configuration said so. If nobody did, it stands everywhere.
+    pub are_hooks_known: bool,
     /// The plugin.
     pub guest: Result<Arc<dyn Guest>, Broke>,
     /// The SHA-256 digest of the plugin, if it could be read.
@@ -72,6 +79,7 @@ pub(super) struct Mount {
     pub(super) name: Arc<str>,
     pub(super) mode: Mode,
     hooks: Vec<Hook>,
+    are_hooks_known: bool,
     guest: Result<Arc<dyn Guest>, Broke>,
     digest: Option<String>,
     version: Option<String>,
@@ -79,7 +87,11 @@ pub(super) struct Mount {
     filter: Filter,
     on_error: Option<OnError>,
     timeout: Option<Duration>,
-    breaker: Breaker,
+    /// One for each hook: what makes it break at one must not silence it at the others.
+    breakers: [Breaker; Hook::ALL.len()],
+    /// Room for logins. Password hashes are slow by intent: more of them at a time than there are
+    /// cores would all come too late.
+    logins: Semaphore,
     /// Unique in the process for each hook: verdicts of another chain are never found.
     ids: [u64; Hook::ALL.len()],
     sets: [Sets; Hook::ALL.len()],
@@ -121,8 +133,16 @@ impl Judged {
 impl Mount {
     pub(super) fn new(mounted: Mounted, shared: &Shared) -> Result<Self, PatternError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let Mounted { settings, hooks, guest, digest, version, stale } = mounted;
+        let Mounted { settings, hooks, are_hooks_known, guest, digest, version, stale } = mounted;
         let name = settings.name;
+        let is_login = are_hooks_known && hooks.contains(&Hook::Authenticator);
+        if is_login && !settings.matching.is_everything() {
+            tracing::warn!(
+                mount = &*name,
+                "`match` says nothing to an authenticator: who somebody is does not depend on what \
+                 they ask for"
+            );
+        }
         let health = Health {
             last: guest.as_ref().err().map(|broke| Trouble::new(broke, shared.clock.now())),
             ..Health::default()
@@ -130,6 +150,7 @@ impl Mount {
         let mount = Self {
             mode: settings.mode,
             hooks,
+            are_hooks_known,
             guest,
             digest,
             version,
@@ -137,7 +158,8 @@ impl Mount {
             filter: Filter::new(&settings.matching)?,
             on_error: settings.on_error,
             timeout: settings.timeout,
-            breaker: Breaker::default(),
+            breakers: Hook::ALL.map(|_| Breaker::default()),
+            logins: Semaphore::new(cores().max(LOGINS_AT_ONCE_MIN)),
             ids: Hook::ALL.map(|_| NEXT.fetch_add(1, Ordering::Relaxed)),
             sets: Hook::ALL.map(|_| Sets::default()),
             metrics: Hook::ALL.map(|hook| shared.metrics.of(&name, hook)),
@@ -172,7 +194,23 @@ impl Mount {
 
     /// What follows when it breaks.
     pub(super) fn on_error(&self, hook: Hook) -> OnError {
-        self.on_error.unwrap_or_else(|| OnError::of(hook))
+        let on_error = self.on_error.unwrap_or_else(|| OnError::of(hook));
+        // Meant for what the plugin is, such as a policy: it must not let everybody in.
+        let is_access = matches!(hook, Hook::Authenticator | Hook::Authorizer);
+        if on_error == OnError::Allow && is_access && !self.are_hooks_known {
+            return OnError::Skip;
+        }
+        on_error
+    }
+
+    /// How the circuit is that is worst.
+    fn circuit(&self) -> Circuit {
+        let circuits = self.breakers.iter().map(Breaker::circuit);
+        circuits.fold(Circuit::Closed, |worst, circuit| match (worst, circuit) {
+            (Circuit::Open, _) | (_, Circuit::Open) => Circuit::Open,
+            (Circuit::HalfOpen, _) | (_, Circuit::HalfOpen) => Circuit::HalfOpen,
+            (Circuit::Closed, Circuit::Closed) => Circuit::Closed,
+        })
     }
 
     /// What a client is told when it breaks and `on_error` is to deny.
@@ -183,7 +221,7 @@ impl Mount {
             self.name,
             broke.kind()
         );
-        Denial { code: ErrorCode::Denied, message }
+        Denial { code: ErrorCode::Denied, message, overtaxed: broke.is_overtaxed() }
     }
 
     /// A verdict that is at hand.
@@ -266,12 +304,17 @@ impl Mount {
                 return Err(broke.clone());
             }
         };
+        let deadline = self.timeout.unwrap_or_else(|| hook.deadline());
+        let place = self.place(hook, deadline).await.inspect_err(|broke| {
+            shared.metrics.broke(&self.name, hook, broke);
+            self.note(shared, context, hook, broke, Instant::now(), false);
+        })?;
+        let breaker = &self.breakers[hook.index()];
         let began = Instant::now();
-        let Some(permit) = self.breaker.admit(began) else {
+        let Some(permit) = breaker.admit(began) else {
             shared.metrics.broke(&self.name, hook, &Broke::Resting);
             return Err(Broke::Resting);
         };
-        let deadline = self.timeout.unwrap_or_else(|| hook.deadline());
         let call = Call { context, now: shared.clock.now(), deadline };
         let mut span = Span::plugin(&self.name, hook.as_str());
         // A mistake of the host's in one call must not end the others.
@@ -281,29 +324,52 @@ impl Mount {
             Ok(Err(_)) => Err(Broke::Trap { kind: "panic", backtrace: String::new() }).into(),
             Err(_) => Err(Broke::Deadline).into(),
         };
+        drop(place);
         let now = Instant::now();
         metrics.seconds.observe((now - began).as_secs_f64());
         shared.metrics.took(&self.name, called.memory_peak_bytes, called.log_dropped);
         match called.result.and_then(fit) {
             Ok((answer, sense)) => {
-                if permit.is_probe() {
-                    shared.metrics.circuit(&self.name, false);
-                }
+                let was_probe = permit.is_probe();
                 permit.end(now, false);
+                if was_probe {
+                    shared.metrics.circuit(&self.name, self.circuit() != Circuit::Closed);
+                }
                 metrics.answered(sense);
                 span.set("pierhead.outcome", || sense.as_str());
                 Ok(answer)
             }
             Err(broke) => {
-                let was_closed = self.breaker.circuit() == Circuit::Closed;
-                permit.end(now, broke.counts_against_it());
-                let is_closed = self.breaker.circuit() == Circuit::Closed;
+                let was_closed = breaker.circuit() == Circuit::Closed;
+                if broke.counts_against_it() {
+                    permit.end(now, true);
+                } else {
+                    // It was not asked: a probe leaves its place to the next call.
+                    drop(permit);
+                }
+                let is_closed = breaker.circuit() == Circuit::Closed;
                 shared.metrics.broke(&self.name, hook, &broke);
-                shared.metrics.circuit(&self.name, !is_closed);
+                shared.metrics.circuit(&self.name, self.circuit() != Circuit::Closed);
                 span.fail(|| broke.kind().into());
                 self.note(shared, context, hook, &broke, now, was_closed && !is_closed);
                 Err(broke)
             }
+        }
+    }
+
+    /// Room for a call: a login waits for it as long as it may take. Other hooks need none here.
+    async fn place(
+        &self,
+        hook: Hook,
+        deadline: Duration,
+    ) -> Result<Option<SemaphorePermit<'_>>, Broke> {
+        if hook != Hook::Authenticator {
+            return Ok(None);
+        }
+        match tokio::time::timeout(deadline, self.logins.acquire()).await {
+            Ok(Ok(place)) => Ok(Some(place)),
+            // It is never closed.
+            Ok(Err(_)) | Err(_) => Err(Broke::Busy),
         }
     }
 
@@ -365,7 +431,7 @@ impl Mount {
             version: self.version.clone(),
             loaded: self.guest.is_ok(),
             stale: self.stale.as_ref().map(ToString::to_string),
-            circuit: self.breaker.circuit(),
+            circuit: self.circuit(),
             last: self.health.lock().unwrap_or_else(PoisonError::into_inner).last.clone(),
             calls,
             breaks,
@@ -378,4 +444,9 @@ impl Mount {
     pub(super) fn plugin(&self) -> (&str, &str) {
         (self.digest.as_deref().unwrap_or(""), self.version.as_deref().unwrap_or(""))
     }
+}
+
+/// How many cores there are to count on.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

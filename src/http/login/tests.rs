@@ -50,6 +50,10 @@ impl Hooks for House {
         !self.open
     }
 
+    fn decides_access(&self) -> bool {
+        !self.open
+    }
+
     async fn authenticate(
         &self,
         context: &Context,
@@ -72,6 +76,9 @@ impl Hooks for House {
                 match (username.as_str(), password.expose()) {
                     ("ci", "right") => Ok(identity("ci", "basic")),
                     ("ci", "crash") => Err(Denial::denied("the plugin failed")),
+                    ("ci", "bomb") => {
+                        Err(Denial { overtaxed: true, ..Denial::denied("it took too long") })
+                    }
                     ("ci", _) => Err(Denial::unauthorized("wrong user name or password")),
                     _ => Ok(None),
                 }
@@ -191,6 +198,19 @@ async fn only_wrong_credentials_are_guesses() {
     let counted = |result: &str| login.logins.with_label_values(&[result]).get();
     let many = u64::from(2 * FAILURES_PER_CLIENT_MAX);
     assert_eq!((counted("unknown"), counted("refused"), counted("accepted")), (many, many, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wears_plugins_out_is_not_heard_any_more() {
+    let (login, _dir) = login(&Clock::manual(NOW));
+    let house = House::default();
+    for _ in 0..FAILURES_PER_USER_MAX {
+        let refusal = login.authenticate(&house, &context(1), &basic("ci", "bomb")).await;
+        assert_eq!(refusal.unwrap_err().status(), StatusCode::FORBIDDEN);
+    }
+    let refusal = login.authenticate(&house, &context(1), &basic("ci", "bomb")).await;
+    assert_eq!(refusal.unwrap_err().limit(), Some(crate::gate::Limit::FailedLogins));
+    login.authenticate(&house, &context(2), &basic("ci", "right")).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

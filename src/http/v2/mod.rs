@@ -350,11 +350,19 @@ impl Registry {
 
     /// What may be cached on the way to the client, and by whom.
     fn cache_control(&self, scope: &Scope, immutable: bool) -> HeaderValue {
-        HeaderValue::from_static(match (immutable, self.puller.is_private(&scope.upstream)) {
-            (true, false) => "public, max-age=31536000, immutable",
-            (true, true) => "private, max-age=31536000, immutable",
-            (false, _) => "no-cache",
-        })
+        let private = self.hooks.decides_access() || self.puller.is_private(&scope.upstream);
+        HeaderValue::from_static(cache_control(immutable, private))
+    }
+}
+
+/// A shared cache hands to anybody what it was given for one client: only what everybody may have
+/// is public.
+const fn cache_control(immutable: bool, private: bool) -> &'static str {
+    match (immutable, private) {
+        (true, false) => "public, max-age=31536000, immutable",
+        (true, true) => "private, max-age=31536000, immutable",
+        // Each use comes back to us first.
+        (false, _) => "no-cache",
     }
 }
 
@@ -420,4 +428,18 @@ fn request_id() -> RequestId {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     static NEXT: AtomicU64 = AtomicU64::new(0);
     RequestId::new(KEY.hash_one(NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_not_everybody_may_have_is_private() {
+        assert!(cache_control(true, false).starts_with("public, "));
+        assert!(cache_control(true, true).starts_with("private, "));
+        for private in [false, true] {
+            assert_eq!(cache_control(false, private), "no-cache");
+        }
+    }
 }

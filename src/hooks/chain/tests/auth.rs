@@ -167,8 +167,10 @@ async fn everyone_who_fits_has_to_grant() {
     };
     let denial = world.chained.authorize(&someone, &secret).await.unwrap_err();
     assert_eq!(denial, Denial::denied("alice may not list-tags docker.io/secret/app"));
+    // There is nowhere to log in, so nobody is told to.
     let denial = world.chained.authorize(&context(), &secret).await.unwrap_err();
-    assert_eq!(denial.code, ErrorCode::Unauthorized);
+    let expected = "an anonymous client may not list-tags docker.io/secret/app";
+    assert_eq!(denial, Denial::denied(expected));
 }
 
 #[tokio::test]
@@ -190,4 +192,128 @@ async fn an_authorizer_that_breaks_or_lies_is_answered_by_its_mount() {
             assert_eq!(may(known("alice")).await.is_ok(), someone, "{on_error:?}");
         }
     }
+}
+
+/// A plugin that could not be read, and whose mount does not say what it is: perhaps a policy.
+#[tokio::test]
+async fn what_is_not_known_to_grant_anything_lets_nobody_in() {
+    let wanted = [wants("docker.io/library/debian", &[Action::Pull, Action::Push])];
+    for on_error in OnError::ALL {
+        let mut lost = mounted("lost", Hook::RequestPolicy, &Arc::default());
+        lost.hooks = Hook::ALL.to_vec();
+        lost.are_hooks_known = false;
+        lost.guest = Err(Broke::Fetch("gone".to_owned()));
+        lost.settings.on_error = Some(on_error);
+        let world = World::with(vec![lost, authenticator("a", &directory("alice"))]);
+        let login = world.chained.authenticate(&context(), &basic("alice", "wrong")).await;
+        assert!(login.is_err(), "{on_error:?}");
+        let login = world.chained.authenticate(&context(), &basic("alice", "right")).await;
+        let may = async |context| world.chained.authorize(&context, &manifest("1")).await.is_ok();
+        assert!(!may(context()).await, "{on_error:?}");
+        if on_error == OnError::Deny {
+            assert!(login.is_err() && !may(known("alice")).await);
+            continue;
+        }
+        assert_eq!(login.unwrap().unwrap().subject, "alice");
+        assert!(may(known("alice")).await && world.request(&manifest("1")).await.is_ok());
+        let granted = world.chained.authorize_scopes(&known("alice"), &wanted).await.unwrap();
+        assert_eq!(granted, [wants("docker.io/library/debian", &[Action::Pull])]);
+        assert!(world.chained.authorize_scopes(&context(), &wanted).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_authorizer_that_breaks_grants_nothing_of_its_own() {
+    let wanted = [wants("docker.io/library/debian", &[Action::Pull, Action::Push])];
+    for on_error in [OnError::Allow, OnError::Skip] {
+        let mut broken = authorizer("broken", |_| Err(Broke::Deadline));
+        broken.settings.on_error = Some(on_error);
+        let world = World::with(vec![authenticator("a", &directory("alice")), broken]);
+        let granted = world.chained.authorize_scopes(&known("alice"), &wanted).await.unwrap();
+        assert_eq!(granted, [wants("docker.io/library/debian", &[Action::Pull])]);
+        assert!(world.chained.authorize_scopes(&context(), &wanted).await.unwrap().is_empty());
+        let denial = world.chained.authorize(&context(), &manifest("1")).await.unwrap_err();
+        assert_eq!(denial, Denial::unauthorized("authentication required"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_login_at_the_same_time_is_one_call() {
+    let slow = Arc::new(Scripted {
+        authenticate: Box::new(|_| Ok(Authenticated::Rejected("no".to_owned()))),
+        takes: Duration::from_millis(100),
+        ..Scripted::default()
+    });
+    let world = World::with(vec![authenticator("slow", &slow)]);
+    let context = context();
+    let (same, other) = (basic("u", "p"), basic("u", "q"));
+    let logins = (0..8).map(|_| world.chained.authenticate(&context, &same));
+    let (same, other) = tokio::join!(
+        futures_util::future::join_all(logins),
+        world.chained.authenticate(&context, &other)
+    );
+    assert!(same.into_iter().all(|login| login == Err(Denial::unauthorized("no"))));
+    assert!(other.is_err());
+    assert_eq!(slow.calls(), 2);
+}
+
+/// Each takes most of the time that it may: all at once, none would be in time.
+#[tokio::test(start_paused = true)]
+async fn few_logins_are_decided_at_a_time_and_nobody_is_blamed_for_the_others() {
+    let slow = Arc::new(Scripted {
+        authenticate: Box::new(|_| Ok(Authenticated::Abstain)),
+        takes: AUTH_DEADLINE * 3 / 4,
+        ..Scripted::default()
+    });
+    let world = World::with(vec![authenticator("slow", &slow)]);
+    let context = context();
+    let many: Vec<_> = (0..256).map(|n| basic("u", &n.to_string())).collect();
+    let logins = many.iter().map(|one| world.chained.authenticate(&context, one));
+    let logins = futures_util::future::join_all(logins).await;
+    let places = std::thread::available_parallelism().map_or(1, |cores| cores.get()).max(2);
+    assert_eq!(slow.most.load(Ordering::SeqCst), places);
+    for refusal in logins.iter().filter_map(|login| login.as_ref().err()) {
+        assert!(refusal.message.contains("(busy)") && !refusal.overtaxed);
+    }
+    assert!(logins.iter().filter(|login| login.is_ok()).count() >= places);
+    // A lack of room opens no circuit.
+    assert_eq!(world.chained.authenticate(&context, &basic("u", "later")).await, Ok(None));
+    assert_eq!(world.chained.view()[0].health(), "ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wears_a_plugin_out_is_told_of() {
+    for (broke, overtaxed) in [
+        (Broke::Deadline, true),
+        (Broke::Memory, true),
+        (Broke::Trap { kind: "unreachable", backtrace: String::new() }, true),
+        (Broke::Failure { message: "nobody answers".to_owned() }, false),
+        (Broke::Busy, false),
+    ] {
+        let guest = Arc::new(Scripted {
+            authenticate: Box::new(move |_| Err(broke.clone())),
+            ..Scripted::default()
+        });
+        let world = World::with(vec![authenticator("a", &guest)]);
+        let denial = world.chained.authenticate(&context(), &basic("u", "p")).await.unwrap_err();
+        assert_eq!(denial.overtaxed, overtaxed, "{}", denial.message);
+    }
+}
+
+#[tokio::test]
+async fn content_is_not_for_everybody_where_somebody_decides() {
+    for hook in Hook::ALL {
+        for mode in Mode::ALL {
+            let mut mount = mounted("m", hook, &Arc::default());
+            mount.settings.mode = mode;
+            let world = World::with(vec![mount]);
+            let decides = match mode {
+                Mode::Enforce => hook != Hook::Resolver,
+                Mode::Warn => hook.is_policy(),
+                Mode::Shadow => false,
+            };
+            assert_eq!(world.chained.decides_access(), decides, "{hook} {mode:?}");
+        }
+    }
+    assert!(!World::new().chained.decides_access());
 }

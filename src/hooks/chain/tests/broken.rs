@@ -126,3 +126,46 @@ async fn what_is_not_its_own_fault_leaves_nobody_alone() {
         assert_eq!(guest.calls(), calls, "{cause}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_for_which_there_was_no_room_says_nothing() {
+    let answer = Arc::new(std::sync::Mutex::new(Broke::Memory));
+    let guest = {
+        let answer = Arc::clone(&answer);
+        Arc::new(Scripted::requests(move |_| Err(answer.lock().unwrap().clone())))
+    };
+    let world = World::with(vec![policy("p", &guest)]);
+    for _ in 0..5 {
+        world.request(&manifest("1")).await.unwrap_err();
+    }
+    *answer.lock().unwrap() = Broke::Busy;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(message(world.request(&manifest("1")).await).contains("(busy)"));
+    assert_eq!(world.chained.view()[0].health(), "resting");
+    assert_eq!(world.metric("pierhead_plugin_circuit_open", &["p"]), 1.0);
+    // The next one is a probe again, and counts as one.
+    *answer.lock().unwrap() = Broke::Memory;
+    assert!(message(world.request(&manifest("1")).await).contains("(memory)"));
+    assert!(message(world.request(&manifest("1")).await).contains("(resting)"));
+}
+
+#[tokio::test]
+async fn what_breaks_at_one_hook_is_asked_at_the_others() {
+    let guest = Arc::new(Scripted {
+        authenticate: Box::new(|_| Err(Broke::Memory)),
+        ..Scripted::default()
+    });
+    let mut both = policy("both", &guest);
+    both.hooks.push(Hook::Authenticator);
+    let world = World::with(vec![both]);
+    let presented = |n: usize| Presented::Bearer(crate::secret::Secret::new(n.to_string()));
+    for n in 0..10 {
+        world.chained.authenticate(&context(), &presented(n)).await.unwrap_err();
+    }
+    assert_eq!(guest.calls(), 5);
+    assert_eq!(world.chained.view()[0].health(), "resting");
+    assert!(world.request(&manifest("1")).await.is_ok());
+    assert_eq!(guest.calls(), 6);
+    // One that works does not hide the other.
+    assert_eq!(world.metric("pierhead_plugin_circuit_open", &["both"]), 1.0);
+}

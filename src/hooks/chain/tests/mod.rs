@@ -22,6 +22,11 @@ type Script<I, O> = Box<dyn Fn(&I) -> Result<O, Broke> + Send + Sync>;
 /// A guest that does what a test says.
 struct Scripted {
     calls: AtomicUsize,
+    /// Calls that are under way, and the most that ever were.
+    running: AtomicUsize,
+    most: AtomicUsize,
+    /// How long a call takes.
+    takes: Duration,
     authenticate: Script<Presented, Authenticated>,
     authorize: Script<Vec<WantedScope>, Vec<WantedScope>>,
     resolve: Script<Target, Option<Proposed>>,
@@ -40,6 +45,9 @@ impl Default for Scripted {
     fn default() -> Self {
         Self {
             calls: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+            takes: Duration::ZERO,
             authenticate: Box::new(|_| Ok(Authenticated::Abstain)),
             authorize: Box::new(|wanted| Ok(wanted.clone())),
             resolve: Box::new(|_| Ok(None)),
@@ -68,6 +76,13 @@ impl Scripted {
         self.calls.fetch_add(1, Ordering::SeqCst);
         if self.hangs {
             std::future::pending::<()>().await;
+        }
+        if !self.takes.is_zero() {
+            let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(running, Ordering::SeqCst);
+            let pause = std::future::pending::<()>();
+            let _elapsed = tokio::time::timeout(self.takes, pause).await;
+            self.running.fetch_sub(1, Ordering::SeqCst);
         }
         script(input).into()
     }
@@ -164,6 +179,7 @@ fn mounted(name: &str, hook: Hook, guest: &Arc<Scripted>) -> Mounted {
             timeout: None,
         },
         hooks: vec![hook],
+        are_hooks_known: true,
         guest: Ok(Arc::clone(guest) as Arc<dyn Guest>),
         digest: Some("sha256:aa".to_owned()),
         version: None,

@@ -54,6 +54,10 @@ async fn a_verdict_answers_what_is_equal_in_all_that_it_depended_on_and_nothing_
     let elsewhere = Scope { repo: "library/alpine".parse().unwrap(), ..debian() };
     let mut far = context();
     far.client.address = Ipv4Addr::new(192, 0, 2, 1).into();
+    let mut encrypted = context();
+    encrypted.client.encrypted = true;
+    let mut named = context();
+    named.client.user_agent = Some("containerd/2.0".to_owned());
     let mut certified = context();
     certified.client.tls_subject = Some("runner".to_owned());
     let grouped = {
@@ -71,6 +75,8 @@ async fn a_verdict_answers_what_is_equal_in_all_that_it_depended_on_and_nothing_
         (DependsOn::IDENTITY, (known("a"), manifest("1")), (context(), manifest("1"))),
         (DependsOn::IDENTITY, (certified, manifest("1")), (context(), manifest("1"))),
         (DependsOn::CLIENT_ADDRESS, (far, manifest("1")), (context(), manifest("1"))),
+        (DependsOn::CLIENT_ADDRESS, (encrypted, manifest("1")), (context(), manifest("1"))),
+        (DependsOn::CLIENT_ADDRESS, (named, manifest("1")), (context(), manifest("1"))),
         (DependsOn::REPOSITORY, (context(), in_alpine), (context(), manifest("1"))),
         (DependsOn::TAG, (context(), manifest("1")), (context(), manifest("2"))),
         (DependsOn::DIGEST, (context(), blob(b"1")), (context(), blob(b"2"))),
