@@ -38,6 +38,7 @@ mod state;
 mod ticker;
 mod trap;
 mod units;
+mod visible;
 pub mod wit;
 
 pub use error::{CallError, HostError, LoadError, TrapKind};
