@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use pierhead_plugin_host::wit::{Decision, ErrorCode};
-use pierhead_plugin_host::{CallError, Host, HostOptions, Isolation, PagemapScan};
+use pierhead_plugin_host::wit::{Decision, ErrorCode, Verdict};
+use pierhead_plugin_host::{CallError, Called, Host, HostOptions, Isolation, PagemapScan, Plugin};
+use tokio::task::JoinSet;
 
 use crate::kit::{ABSTAIN, BLOB, Guest, World, all_grants, ask, denial, load, mount, once};
 
@@ -245,6 +246,14 @@ async fn settle() {
     }
 }
 
+/// Asks a plugin so many times at once. The calls end with the set.
+fn begin(calls: &mut JoinSet<Called<Verdict>>, plugin: &Plugin, times: usize) {
+    for _ in 0..times {
+        let plugin = plugin.clone();
+        calls.spawn(async move { ask(&plugin).await });
+    }
+}
+
 #[tokio::test]
 async fn one_mount_does_not_take_every_place() {
     let world = World::new();
@@ -265,32 +274,25 @@ async fn one_mount_does_not_take_every_place() {
     let busy = load(&host, crate::hostile::endless().module(), busy).await.expect("it loads");
     let good = Guest::policy(ABSTAIN).module();
     let good = load(&host, good, mount("good")).await.expect("it loads");
-    let asked = |plugin: &pierhead_plugin_host::Plugin| {
-        let plugin = plugin.clone();
-        tokio::spawn(async move { ask(&plugin).await })
-    };
     // More calls than the eight places: a mount that waits has two of them, all of those four.
-    let mut calls: Vec<_> = (0..10).map(|_| asked(&slow[0])).collect();
+    let mut calls = JoinSet::new();
+    begin(&mut calls, &slow[0], 10);
     settle().await;
     assert_eq!(host.stats().calls, 2);
     ask(&good).await.result.expect("there is room");
-    calls.extend((0..10).flat_map(|_| [asked(&slow[1]), asked(&slow[2])]));
+    begin(&mut calls, &slow[1], 10);
+    begin(&mut calls, &slow[2], 10);
     settle().await;
     assert_eq!(host.stats().calls, 4);
     ask(&good).await.result.expect("there is room");
-    for call in calls {
-        call.abort();
-    }
+    calls.abort_all();
     settle().await;
     assert_eq!(host.stats().calls, 0);
     // One that computes has half of them.
-    let calls: Vec<_> = (0..10).map(|_| asked(&busy)).collect();
+    begin(&mut calls, &busy, 10);
     settle().await;
     assert_eq!(host.stats().calls, 4);
     ask(&good).await.result.expect("there is room");
-    for call in calls {
-        call.abort();
-    }
 }
 
 #[tokio::test]
@@ -309,18 +311,14 @@ async fn one_mount_does_not_take_all_memory() {
     let large = Guest { pages: 300, ..crate::hostile::sender() }.module();
     let one = load(&host, large.clone(), spec.clone()).await.expect("it loads");
     let other = load(&host, large, spec).await.expect("it loads");
-    let first = tokio::spawn({
-        let one = one.clone();
-        async move { ask(&one).await }
-    });
+    let mut calls = JoinSet::new();
+    begin(&mut calls, &one, 1);
     settle().await;
     assert_eq!(ask(&one).await.result, Err(CallError::Busy));
-    let second = tokio::spawn(async move { ask(&other).await });
+    begin(&mut calls, &other, 1);
     settle().await;
     // Their tables take some bytes as well.
     assert_eq!((host.stats().calls, host.stats().memory_bytes >> 16), (2, 600));
-    first.abort();
-    second.abort();
 }
 
 #[tokio::test]
