@@ -85,13 +85,26 @@ where
     Called { result, stats }
 }
 
-/// A place among the calls that run. Nobody waits for one beyond a part of the deadline.
-async fn place(loaded: &Loaded, deadline: Duration) -> Option<SemaphorePermit<'_>> {
-    let places = &loaded.lane.places;
-    match places.try_acquire() {
-        Ok(place) => Some(place),
-        Err(_) => timeout(PLACE_WAIT_MAX.min(deadline / 2), places.acquire()).await.ok()?.ok(),
-    }
+/// A place among the calls that run.
+struct Place<'a> {
+    _of_mount: SemaphorePermit<'a>,
+    _of_waiting: Option<SemaphorePermit<'a>>,
+    _of_all: SemaphorePermit<'a>,
+}
+
+/// A place for a call. Nobody waits for one beyond a part of the deadline.
+async fn place(loaded: &Loaded, deadline: Duration) -> Option<Place<'_>> {
+    let (lane, share) = (&loaded.lane, &loaded.mount.share);
+    // The mount's own first: its calls beyond that wait for one another, and for nobody else.
+    let taken = async {
+        let of_mount = share.places.acquire().await.ok()?;
+        let of_waiting =
+            if loaded.info.waits { Some(lane.waiting.acquire().await.ok()?) } else { None };
+        let of_all = lane.places.acquire().await.ok()?;
+        Some(Place { _of_mount: of_mount, _of_waiting: of_waiting, _of_all: of_all })
+    };
+    // A place that is free is had at once, before time is looked at.
+    timeout(PLACE_WAIT_MAX.min(deadline / 2), taken).await.ok()?
 }
 
 pub(crate) fn told(failure: Failure) -> Failure {
@@ -99,8 +112,7 @@ pub(crate) fn told(failure: Failure) -> Failure {
 }
 
 fn store(loaded: &Loaded, request_id: &str) -> Store<State> {
-    let budget = Arc::clone(&loaded.host.inner.budget);
-    let mut state = State::new(Arc::clone(&loaded.mount), Phase::Serving, budget);
+    let mut state = State::new(Arc::clone(&loaded.mount), Phase::Serving);
     request_id.clone_into(&mut state.request_id);
     bounded(loaded.pre.engine(), state)
 }

@@ -9,11 +9,15 @@ mod trusted;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{Hash as _, Hasher};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ring::hmac;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
@@ -32,7 +36,7 @@ const FILE_BYTES_MAX: u64 = 512 << 20;
 const EXTENSION: &str = "compiled";
 
 /// Raised whenever what is kept changes its meaning.
-const FORMAT: &str = "pierhead compiled plugin 1";
+const FORMAT: &str = "pierhead compiled plugin 2";
 
 const MAC_BYTES: usize = 32;
 
@@ -42,6 +46,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) plugin: &'a str,
     /// Its settings, as it was told them.
     pub(crate) settings: &'a str,
+    /// How much memory it may have, in bytes: what `configure` does may depend on it.
+    pub(crate) memory_bytes: usize,
     pub(crate) engine: &'a Engine,
 }
 
@@ -83,9 +89,10 @@ impl Compiled {
     /// Makes the directory, or looks whether it is the process's own.
     pub(crate) fn open(cache: &CompiledCache) -> std::io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&cache.dir)?;
-        let mode = fs::symlink_metadata(&cache.dir)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            let why = "others may read or write it; it has to have mode 0700";
+        let found = fs::symlink_metadata(&cache.dir)?;
+        if let Some(why) =
+            distrust(found.uid(), found.permissions().mode(), rustix::process::geteuid().as_raw())
+        {
             return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why));
         }
         Ok(Self { dir: cache.dir.clone(), key: hmac::Key::new(hmac::HMAC_SHA256, &cache.key) })
@@ -146,17 +153,17 @@ impl Compiled {
         let code = component.serialize().map_err(std::io::Error::other)?;
         let note = serde_json::to_vec(&Note::of(isolation))?;
         let length = u32::try_from(note.len()).map_err(std::io::Error::other)?;
+        if code.len() as u64 > FILE_BYTES_MAX {
+            tracing::debug!(bytes = code.len(), "compiled code is too large to be kept");
+            return Ok(());
+        }
         let body = [&length.to_le_bytes(), note.as_slice(), &code].concat();
         let name = origin.name();
         let mac = hmac::sign(&self.key, &covered(&name, &body));
         let number = NUMBER.fetch_add(1, Relaxed);
-        let temporary = self.dir.join(format!("{}-{number}.part", std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let temporary = self.dir.join(format!("{}-{number}.part", run()?));
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         let written = file
             .write_all(mac.as_ref())
             .and_then(|()| file.write_all(&body))
@@ -167,6 +174,30 @@ impl Compiled {
         }
         written
     }
+}
+
+/// Why a directory with this owner and mode is not used, if it is not.
+fn distrust(owner: u32, mode: u32, me: u32) -> Option<&'static str> {
+    if owner != me {
+        Some("it belongs to another user")
+    } else if mode & 0o077 != 0 {
+        Some("others may read or write it; it has to have mode 0700")
+    } else {
+        None
+    }
+}
+
+/// What the names of this run's unfinished files begin with. A number of the process would be the
+/// same in every container.
+fn run() -> std::io::Result<&'static str> {
+    static RUN: OnceLock<String> = OnceLock::new();
+    if let Some(run) = RUN.get() {
+        return Ok(run);
+    }
+    let mut id = [0; 16];
+    let no_numbers = |_| std::io::Error::other("the system has no random numbers");
+    SystemRandom::new().fill(&mut id).map_err(no_numbers)?;
+    Ok(RUN.get_or_init(|| hex::encode(id)))
 }
 
 /// What a MAC stands for: the body alone could be moved to another name.
@@ -192,6 +223,7 @@ impl Origin<'_> {
             hash.0.update((part.len() as u64).to_le_bytes());
             hash.0.update(part);
         }
+        hash.0.update((self.memory_bytes as u64).to_le_bytes());
         self.engine.precompile_compatibility_hash().hash(&mut hash);
         hash.0.finalize().into()
     }
@@ -213,7 +245,7 @@ impl Hasher for Bytes {
 
 /// Removes the oldest files until the rest is small enough, and what a crash left behind.
 fn shrink(dir: &Path, bytes_max: u64) -> std::io::Result<()> {
-    let ours = format!("{}-", std::process::id());
+    let ours = format!("{}-", run()?);
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -259,11 +291,20 @@ mod tests {
             file.set_modified(then).expect("set");
         }
         fs::write(dir.path().join("0-0.part"), "left by a crash").expect("written");
+        let ours = dir.path().join(format!("{}-9.part", run().expect("random")));
+        fs::write(&ours, "being written").expect("written");
         shrink(dir.path(), 200).expect("removed");
         let left = |name: &str| dir.path().join(name).exists();
         assert!(!left("a.compiled") && left("b.compiled") && left("c.compiled"));
-        assert!(!left("0-0.part"));
+        assert!(!left("0-0.part") && ours.exists());
         shrink(dir.path(), 0).expect("removed");
         assert!(!left("b.compiled") && left("c.compiled"), "the newest stays");
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_not_used() {
+        assert_eq!(distrust(7, 0o40700, 7), None);
+        assert!(distrust(0, 0o40700, 7).is_some());
+        assert!(distrust(7, 0o40710, 7).is_some() && distrust(7, 0o40702, 7).is_some());
     }
 }

@@ -16,14 +16,15 @@ pub(crate) const BATCH_MEMORY_BYTES_MAX: usize = 1 << 30;
 /// Entries of a guest's tables, each at most: its functions whose address is taken.
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// Core instances of one plugin, at most. A component made of a core module has three.
-pub(crate) const CORE_INSTANCES_MAX: u32 = 16;
+/// Core instances of one plugin, at most, and what the pool has for each place. A component made
+/// of a core module has three.
+pub(crate) const CORE_INSTANCES_MAX: u32 = 4;
 
-/// Memories of one plugin, at most.
-pub(crate) const MEMORIES_MAX: u32 = 2;
+/// Memories of one plugin, at most, and what the pool has for each place.
+pub(crate) const MEMORIES_MAX: u32 = 1;
 
-/// Tables of one plugin, at most.
-pub(crate) const TABLES_MAX: u32 = 8;
+/// Tables of one plugin, at most, and what the pool has for each place.
+pub(crate) const TABLES_MAX: u32 = 4;
 
 /// How deep a guest's calls may go, in bytes of stack.
 const STACK_BYTES_MAX: usize = 512 << 10;
@@ -40,9 +41,6 @@ const KEEP_BLIND_BYTES: usize = 0;
 
 /// The same of a table.
 const TABLE_KEEP_BYTES: usize = 64 << 10;
-
-/// How many core instances a usual component takes of the pool.
-const CORE_INSTANCES_USUAL: u32 = 4;
 
 /// Proposals that no plugin needs. Some of them have no runtime in this build of wasmtime either,
 /// and what is not validated cannot reach where it would be missed. Relaxed SIMD would give other
@@ -61,8 +59,10 @@ const REFUSED: WasmFeatures = WasmFeatures::GC
 /// How an engine is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Instances at a time.
+    /// Calls at a time.
     pub(crate) instances: u32,
+    /// Plugins that may be configured meanwhile: each takes an instance as well.
+    pub(crate) loads: u32,
     /// The largest memory of a guest, in bytes.
     pub(crate) memory_bytes_max: usize,
     /// Whether slots are kept for instances.
@@ -112,11 +112,13 @@ fn config(shape: Shape) -> Config {
     if shape.pooling {
         let mut pool = PoolingAllocationConfig::new();
         let keep = if shape.pagemap_scan { KEEP_SCANNED_BYTES } else { KEEP_BLIND_BYTES };
-        pool.total_component_instances(shape.instances)
-            .total_core_instances(shape.instances.saturating_mul(CORE_INSTANCES_USUAL))
-            .total_memories(shape.instances)
-            .total_tables(shape.instances.saturating_mul(CORE_INSTANCES_USUAL))
-            .total_stacks(shape.instances)
+        // A call that has its place never finds the pool empty, whatever its plugin is made of.
+        let slots = shape.instances.saturating_add(shape.loads);
+        pool.total_component_instances(slots)
+            .total_core_instances(slots.saturating_mul(CORE_INSTANCES_MAX))
+            .total_memories(slots.saturating_mul(MEMORIES_MAX))
+            .total_tables(slots.saturating_mul(TABLES_MAX))
+            .total_stacks(slots)
             .max_core_instances_per_component(CORE_INSTANCES_MAX)
             .max_memories_per_component(MEMORIES_MAX)
             .max_tables_per_component(TABLES_MAX)

@@ -42,12 +42,18 @@ pub enum LoadError {
     /// It exports no hook.
     #[error("the plugin exports no hook; it has to export one of {hooks}", hooks = crate::Hook::ALL.map(crate::Hook::name).join(", "))]
     NoHook,
+    /// Its hooks are of the interface, but nothing here calls them yet.
+    #[error("this version of Pierhead does not run the plugin: it exports {hooks} and no other hook", hooks = names_of(.0))]
+    NothingToRun(Vec<crate::Hook>),
     /// Its mount does not grant what it imports.
     #[error("{}", missing_text(.0))]
     MissingGrants(Vec<MissingGrant>),
     /// The mount's own description makes no sense.
     #[error("{0}")]
     Mount(String),
+    /// It has more or larger parts than are compiled.
+    #[error("the plugin is too large to be compiled: {0}")]
+    TooMuch(String),
     /// It does not compile.
     #[error("the plugin does not compile: {0}")]
     Compile(String),
@@ -63,6 +69,10 @@ pub enum LoadError {
     /// It broke while it was configured.
     #[error("the plugin broke while it was configured: {0}")]
     Configure(Box<CallError>),
+}
+
+fn names_of(hooks: &[crate::Hook]) -> String {
+    hooks.iter().map(|hook| hook.name()).collect::<Vec<_>>().join(", ")
 }
 
 fn missing_text(missing: &[MissingGrant]) -> String {

@@ -17,6 +17,7 @@ use crate::mount::MountSpec;
 use crate::outside::Outside;
 use crate::plugin::Plugin;
 use crate::ticker::Ticker;
+use crate::turns::{LOAD_THREADS_MAX, Turns};
 
 /// Calls in the background at a time.
 const BATCH_INSTANCES_MAX: u32 = 8;
@@ -30,8 +31,20 @@ const MEMORY_BUDGET_USUAL: usize = 512 << 20;
 /// How long a plugin may take to read its settings, unless something else is set.
 const CONFIGURE_DEADLINE_USUAL: Duration = Duration::from_secs(10);
 
-/// Plugins that are compiled at a time: one that takes long does not keep another from it.
-const LOADS_MAX: usize = 2;
+/// What one mount may have of the places, one part in so many, and at least one place. However
+/// many calls of it there are, those of other mounts find room.
+const MOUNT_PLACES_PART: usize = 2;
+
+/// The same of a mount whose calls wait for somebody.
+const WAITING_MOUNT_PLACES_PART: usize = 4;
+
+/// What all such mounts together may have: calls that only compute are short, and the other half
+/// of the places is theirs.
+const WAITING_PLACES_PART: usize = 2;
+
+/// What the calls of one mount may have of the memory for all, one part in so many; where one
+/// call of it may have more than that, as much as this one call.
+const MOUNT_MEMORY_PART: usize = 2;
 
 /// Runs plugins. Clones are the same host.
 #[derive(Clone, Debug)]
@@ -124,18 +137,44 @@ pub struct HostStats {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) built: Built,
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) places: Semaphore,
+    /// What calls that wait for somebody have to take as well.
+    pub(crate) waiting: Semaphore,
     /// The largest memory of a guest here, in bytes.
     pub(crate) memory_bytes_max: usize,
 }
 
 impl Lane {
     fn new(shape: Shape) -> Result<Self, HostError> {
+        let places = shape.instances as usize;
         Ok(Self {
-            places: Arc::new(Semaphore::new(shape.instances as usize)),
+            places: Semaphore::new(places),
+            waiting: Semaphore::new(part(places, WAITING_PLACES_PART)),
             memory_bytes_max: shape.memory_bytes_max,
             built: engine::build(shape)?,
         })
+    }
+}
+
+/// One part of so many, and at least one.
+fn part(of: usize, parts: usize) -> usize {
+    (of / parts).max(1)
+}
+
+/// What the calls of one mount may take together.
+#[derive(Debug)]
+pub(crate) struct Share {
+    pub(crate) places: Semaphore,
+    pub(crate) memory: Arc<Budget>,
+}
+
+impl Share {
+    /// Of this lane and this memory, for a mount of which one call may have so much.
+    pub(crate) fn new(lane: &Lane, budget: &Arc<Budget>, call_bytes: usize, waits: bool) -> Self {
+        let places = lane.built.shape.instances as usize;
+        let parts = if waits { WAITING_MOUNT_PLACES_PART } else { MOUNT_PLACES_PART };
+        let memory = part(budget.max(), MOUNT_MEMORY_PART).max(call_bytes);
+        Self { places: Semaphore::new(part(places, parts)), memory: budget.share(memory) }
     }
 }
 
@@ -145,12 +184,11 @@ pub(crate) struct Inner {
     pub(crate) batch: Arc<Lane>,
     pub(crate) ticker: Ticker,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) budget_bytes: usize,
     pub(crate) compiled: Option<CompiledCache>,
     pub(crate) configure_deadline: Duration,
     pub(crate) snapshots: bool,
     pub(crate) outside: Outside,
-    pub(crate) loads: Arc<Semaphore>,
+    pub(crate) turns: Turns,
     /// What mounts keep, by their names.
     kv: Mutex<HashMap<String, Arc<Buckets>>>,
 }
@@ -163,6 +201,7 @@ impl Host {
     pub fn new(options: HostOptions) -> Result<Self, HostError> {
         let shape = Shape {
             instances: options.instances_max.max(1),
+            loads: LOAD_THREADS_MAX,
             memory_bytes_max: HOT_MEMORY_BYTES_MAX,
             pooling: options.pooling,
             pagemap_scan: options.pagemap_scan == PagemapScan::Auto,
@@ -171,6 +210,7 @@ impl Host {
         // Minutes of work do not notice what an instance costs.
         let batch = Lane::new(Shape {
             instances: BATCH_INSTANCES_MAX,
+            loads: LOAD_THREADS_MAX,
             memory_bytes_max: BATCH_MEMORY_BYTES_MAX,
             pooling: false,
             pagemap_scan: false,
@@ -182,12 +222,11 @@ impl Host {
                 batch: Arc::new(batch),
                 ticker: Ticker::start(engines).map_err(HostError::Ticker)?,
                 budget: Budget::new(options.memory_budget_bytes),
-                budget_bytes: options.memory_budget_bytes,
                 compiled: options.compiled,
                 configure_deadline: options.configure_deadline,
                 snapshots: options.snapshots,
                 outside: options.outside,
-                loads: Arc::new(Semaphore::new(LOADS_MAX)),
+                turns: Turns::default(),
                 kv: Mutex::default(),
             }),
         })
@@ -196,7 +235,9 @@ impl Host {
     /// Checks, compiles and configures a plugin. What is served meanwhile goes on: the work is
     /// done on a thread of its own, two plugins at a time.
     ///
-    /// Dropping the future leaves that thread to end by itself.
+    /// The compiler cannot be stopped. Dropping the future, or a plugin that takes too long, leaves
+    /// that thread to end by itself; of the latter there are at most two at a time, and others
+    /// are loaded meanwhile. Plugins wait in line when there are more.
     ///
     /// # Errors
     /// Everything that is wrong with the plugin or its mount, for the operator to read.
@@ -211,7 +252,7 @@ impl Host {
         HostStats {
             calls: inner.ticker.running(),
             memory_bytes: inner.budget.used(),
-            memory_budget_bytes: inner.budget_bytes,
+            memory_budget_bytes: inner.budget.max(),
             kv_bytes: kv.values().map(|buckets| buckets.bytes()).sum(),
             pooling: inner.hot.built.shape.pooling,
             pagemap_scan: inner.hot.built.shape.pagemap_scan,

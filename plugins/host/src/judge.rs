@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::visible::{self, Bounded};
 use crate::wit::{
     AuthOutcome, Credential, Decision, Event, Obligation, Reference, Scope, Secret, UnixMs, Verdict,
 };
@@ -15,6 +16,9 @@ const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
 /// A warning, in bytes, at most: it becomes a header.
 const WARNING_BYTES_MAX: usize = 1 << 10;
+
+/// All warnings of one verdict, in bytes, at most: they are headers of one answer.
+const WARNINGS_BYTES_MAX: usize = 4 << 10;
 
 /// The part of a denial that is for logs, in bytes, at most.
 const DETAIL_BYTES_MAX: usize = 16 << 10;
@@ -39,19 +43,34 @@ const SECRET_BYTES_MAX: usize = 64 << 10;
 
 type Judged = Result<(), String>;
 
-/// Text of a bounded length without control characters.
-fn text(what: &str, value: &str, bytes_max: usize) -> Judged {
+fn short(what: &str, value: &str, bytes_max: usize) -> Judged {
     if value.len() > bytes_max {
         return Err(format!("{what} has {} bytes; at most {bytes_max} are taken", value.len()));
     }
+    Ok(())
+}
+
+/// Text of a bounded length without control characters, which nobody reads.
+fn opaque(what: &str, value: &str, bytes_max: usize) -> Judged {
+    short(what, value, bytes_max)?;
     if value.chars().any(char::is_control) {
         return Err(format!("{what} has control characters"));
     }
     Ok(())
 }
 
+/// Text of a bounded length in which everything is seen.
+fn text(what: &str, value: &str, bytes_max: usize) -> Judged {
+    opaque(what, value, bytes_max)?;
+    if value.chars().any(visible::is_hidden) {
+        return Err(format!("{what} has characters that are not seen"));
+    }
+    Ok(())
+}
+
 /// A message may have lines.
 fn lines(what: &str, value: &str, bytes_max: usize) -> Judged {
+    short(what, value, bytes_max)?;
     text(what, &value.replace(['\n', '\t'], " "), bytes_max)
 }
 
@@ -71,6 +90,16 @@ pub(crate) fn verdict(verdict: &Verdict) -> Judged {
     }
     if verdict.obligations.len() > OBLIGATIONS_MAX {
         return Err(format!("it has more than {OBLIGATIONS_MAX} obligations"));
+    }
+    let warnings = verdict.obligations.iter().map(|obligation| match obligation {
+        Obligation::Warn(warning) => warning.len(),
+        _ => 0,
+    });
+    let bytes: usize = warnings.sum();
+    if bytes > WARNINGS_BYTES_MAX {
+        return Err(format!(
+            "its warnings have {bytes} bytes together; at most {WARNINGS_BYTES_MAX} are taken"
+        ));
     }
     for obligation in &verdict.obligations {
         match obligation {
@@ -146,14 +175,16 @@ const REPOSITORY_BYTES_MAX: usize = 255;
 /// A tag of the distribution specification, in bytes, at most.
 const TAG_BYTES_MAX: usize = 128;
 
+/// Digits of a port, at most.
+const PORT_DIGITS_MAX: usize = 5;
+
 pub(crate) fn resolved(found: &Option<Reference>) -> Judged {
     found.as_ref().map_or(Ok(()), reference)
 }
 
 /// A reference as a client may write it.
 pub(crate) fn reference(reference: &Reference) -> Judged {
-    let host = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-    if reference.upstream.len() > REPOSITORY_BYTES_MAX || !reference.upstream.bytes().all(host) {
+    if !is_upstream(&reference.upstream) {
         return Err("the upstream's name is malformed".to_owned());
     }
     if !is_repository(&reference.repository) {
@@ -166,6 +197,23 @@ pub(crate) fn reference(reference: &Reference) -> Judged {
         return Err("the digest is malformed".to_owned());
     }
     Ok(())
+}
+
+/// A host's name, and perhaps a port.
+fn is_upstream(name: &str) -> bool {
+    let (host, port) = match name.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (name, None),
+    };
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let digits = |port: &str| {
+        (1..=PORT_DIGITS_MAX).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit())
+    };
+    name.len() <= REPOSITORY_BYTES_MAX
+        && host.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && host.bytes().all(inner)
+        && !host.contains("..")
+        && port.is_none_or(digits)
 }
 
 fn is_repository(name: &str) -> bool {
@@ -204,7 +252,7 @@ pub(crate) fn credential(found: &Option<Credential>, now: UnixMs) -> Judged {
     match &credential.secret {
         Secret::Basic((user, password)) => {
             text("the user's name", user, NAME_BYTES_MAX)?;
-            text("the password", password, SECRET_BYTES_MAX)?;
+            opaque("the password", password, SECRET_BYTES_MAX)?;
             if user.contains(':') {
                 return Err("the user's name has a colon".to_owned());
             }
@@ -234,12 +282,5 @@ pub(crate) fn again(again: &[u64], told: &[Event]) -> Judged {
 
 /// A guest's own failure: what it says is shortened, never refused, since it is all there is.
 pub(crate) fn message(text: &str) -> String {
-    let mut kept = String::new();
-    for c in text.chars() {
-        if kept.len() + c.len_utf8() > MESSAGE_BYTES_MAX {
-            break;
-        }
-        kept.push(if c.is_control() && c != '\n' { ' ' } else { c });
-    }
-    kept
+    Bounded::of(text, MESSAGE_BYTES_MAX)
 }

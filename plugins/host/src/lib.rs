@@ -37,7 +37,10 @@ mod snapshot;
 mod state;
 mod ticker;
 mod trap;
+mod turns;
 mod units;
+mod visible;
+mod weigh;
 pub mod wit;
 
 pub use error::{CallError, HostError, LoadError, TrapKind};

@@ -1,7 +1,9 @@
 //! From a file to a plugin that can be called.
 //!
-//! Checked first, compiled then, and run last; all of it on a thread of its own, so that neither
-//! a large plugin nor a hostile one holds up what is served.
+//! Checked and counted first, compiled then, and run last; all of it on a thread of its own, so
+//! that a large plugin does not hold up what is served. A hostile one takes some processor for as
+//! long as the compiler is busy with it, within the bounds of [`crate::weigh`] and
+//! [`crate::turns`].
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,13 +20,14 @@ use crate::call::Outcome;
 use crate::compiled::{Compiled, Origin};
 use crate::error::LoadError;
 use crate::hook::Hook;
-use crate::host::{Host, Lane};
+use crate::host::{Host, Lane, Share};
 use crate::inspect::{self, Opened};
 use crate::link;
 use crate::mount::MountSpec;
 use crate::plugin::{Exports, Isolation, Loaded, Plugin, PluginInfo};
 use crate::snapshot::{self, Snapshot};
 use crate::state::{Mount, State};
+use crate::weigh;
 use crate::wit::{
     AuthOutcome, CallContext, Credential, Credentials, Event, Manifest, Reference, Request, Scope,
     Stage, Verdict,
@@ -40,21 +43,26 @@ pub(crate) async fn load(host: &Host, wasm: Bytes, spec: MountSpec) -> Result<Pl
     let started = Instant::now();
     let until = started + LOAD_TIMEOUT;
     let late = |_| LoadError::CompileTimeout(LOAD_TIMEOUT);
-    let loads = Arc::clone(&host.inner.loads);
-    let turn = timeout_at(until, loads.acquire_owned()).await.map_err(late)?;
+    let closed = |error: tokio::sync::AcquireError| LoadError::Compile(error.to_string());
+    let turn = timeout_at(until, host.inner.turns.take()).await.map_err(late)?.map_err(closed)?;
+    let theirs = turn.clone();
     let host = host.clone();
     let loading = tokio::task::spawn_blocking(move || {
-        // The next one begins when this one has really ended, timeout or not.
-        let _turn = turn;
-        let work = AssertUnwindSafe(|| prepare(&host, &wasm, spec, started));
+        // A future that is dropped leaves the turn with the thread, until that has really ended.
+        let _turn = theirs;
+        let work = AssertUnwindSafe(|| prepare(&host, &wasm, spec, (started, until)));
         std::panic::catch_unwind(work).unwrap_or_else(|_| {
             Err(LoadError::Compile("the compiler made a mistake; please report it".to_owned()))
         })
     });
-    match timeout_at(until, loading).await.map_err(late)? {
-        Ok(result) => result,
+    match timeout_at(until, loading).await {
+        Ok(Ok(result)) => result,
         // Only a runtime that ends does this.
-        Err(error) => Err(LoadError::Compile(error.to_string())),
+        Ok(Err(error)) => Err(LoadError::Compile(error.to_string())),
+        Err(_) => {
+            turn.abandon();
+            Err(LoadError::CompileTimeout(LOAD_TIMEOUT))
+        }
     }
 }
 
@@ -62,20 +70,24 @@ fn prepare(
     host: &Host,
     wasm: &[u8],
     spec: MountSpec,
-    started: Instant,
+    (started, until): (Instant, Instant),
 ) -> Result<Plugin, LoadError> {
     let opened = inspect::open(wasm)?;
+    check_hooks(&opened.inspection.hooks)?;
     check_grants(&opened, &spec)?;
     let lane = lane(host, &opened.inspection.hooks);
     check_limits(&spec, &lane)?;
+    weigh::check(opened.made.as_deref().unwrap_or(wasm))?;
+    let waits = link::waits(&opened.inspection.imports);
     let mount = Arc::new(Mount {
         settings: spec.config.to_string(),
         digest: opened.inspection.digest.clone(),
         outside: host.inner.outside.clone(),
         kv: host.buckets(&spec.name),
+        share: Share::new(&lane, &host.inner.budget, spec.limits.memory_bytes, waits),
         spec,
     });
-    let made = make(host, &lane, &mount, &opened, wasm)?;
+    let made = make(host, &lane, &mount, (&opened, wasm), until)?;
     let inspection = opened.inspection;
     let info = PluginInfo {
         mount: mount.spec.name.clone(),
@@ -85,7 +97,7 @@ fn prepare(
         isolation: made.isolation.clone(),
         from_cache: made.from_cache,
         load_duration: started.elapsed(),
-        waits: link::waits(&inspection.imports),
+        waits,
     };
     let Made { pre, exports, .. } = made;
     let loaded = Loaded { host: host.clone(), lane, mount, pre, exports, inspection, info };
@@ -104,8 +116,8 @@ fn make(
     host: &Host,
     lane: &Lane,
     mount: &Arc<Mount>,
-    opened: &Opened,
-    wasm: &[u8],
+    (opened, wasm): (&Opened, &[u8]),
+    until: Instant,
 ) -> Result<Made, LoadError> {
     let engine = &lane.built.engine;
     let linker = link::linker(engine, &opened.inspection.imports)?;
@@ -116,13 +128,24 @@ fn make(
         Ok((pre, exports))
     };
     let cache = cache(host);
-    let origin = Origin { plugin: &mount.digest, settings: &mount.settings, engine };
+    let origin = Origin {
+        plugin: &mount.digest,
+        settings: &mount.settings,
+        memory_bytes: mount.limits().memory_bytes,
+        engine,
+    };
     if let Some((component, isolation)) = cache.as_ref().and_then(|cache| cache.get(&origin)) {
         let (pre, exports) = link(&component)?;
         return Ok(Made { pre, exports, isolation, from_cache: true });
     }
     let compile = |bytes: &[u8]| {
-        Component::new(engine, bytes).map_err(|error| LoadError::Compile(inspect::explain(&error)))
+        let made = Component::new(engine, bytes);
+        let component = made.map_err(|error| LoadError::Compile(inspect::explain(&error)))?;
+        // Nobody waits for it any more: what is left to do is not begun.
+        if Instant::now() > until {
+            return Err(LoadError::CompileTimeout(LOAD_TIMEOUT));
+        }
+        Ok(component)
     };
     let bytes = opened.made.as_deref().unwrap_or(wasm);
     // Types are checked before anything runs.
@@ -159,6 +182,14 @@ fn cache(host: &Host) -> Option<Compiled> {
             tracing::warn!(%error, dir = %wanted.dir.display(), "compiled code is not kept");
         })
         .ok()
+}
+
+/// A plugin that nothing would ever call is a mistake of whoever mounted it.
+fn check_hooks(hooks: &[Hook]) -> Result<(), LoadError> {
+    if hooks.iter().all(|hook| hook.is_batch()) {
+        return Err(LoadError::NothingToRun(hooks.to_vec()));
+    }
+    Ok(())
 }
 
 fn check_grants(opened: &Opened, spec: &MountSpec) -> Result<(), LoadError> {

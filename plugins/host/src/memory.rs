@@ -1,4 +1,5 @@
-//! How much memory guests may have: each its mount's share, and all together a budget.
+//! How much memory guests may have: each what its mount allows, all of a mount together its share,
+//! and all together a budget.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -7,16 +8,30 @@ use wasmtime::ResourceLimiter;
 
 use crate::engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 
-/// What all guests together may have.
+/// What an entry of a table takes, in bytes.
+const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
+
+/// What several guests together may have.
 #[derive(Debug)]
 pub(crate) struct Budget {
     used: AtomicUsize,
     max: usize,
+    /// What this one is a share of.
+    whole: Option<Arc<Self>>,
 }
 
 impl Budget {
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), max })
+        Arc::new(Self { used: AtomicUsize::new(0), max, whole: None })
+    }
+
+    /// A share: what is taken of it is taken of the whole as well.
+    pub(crate) fn share(self: &Arc<Self>, max: usize) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), max, whole: Some(Arc::clone(self)) })
+    }
+
+    pub(crate) const fn max(&self) -> usize {
+        self.max
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -24,15 +39,22 @@ impl Budget {
     }
 
     fn take(&self, bytes: usize) -> bool {
-        self.used
-            .try_update(Relaxed, Relaxed, |used| {
-                used.checked_add(bytes).filter(|sum| *sum <= self.max)
-            })
-            .is_ok()
+        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.max);
+        if self.used.try_update(Relaxed, Relaxed, fits).is_err() {
+            return false;
+        }
+        let whole = self.whole.as_ref().is_none_or(|whole| whole.take(bytes));
+        if !whole {
+            self.used.fetch_sub(bytes, Relaxed);
+        }
+        whole
     }
 
     fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back(bytes);
+        }
     }
 }
 
@@ -42,12 +64,12 @@ pub(crate) enum Refused {
     /// It has what its mount may have.
     #[error("the plugin wants more memory than its mount may have")]
     Mount,
-    /// All guests together have what they may have.
+    /// All guests of the mount, or all guests, together have what they may have.
     #[error("plugins have all the memory that they may have together")]
     Budget,
 }
 
-/// What one guest has. It is given back when this is dropped.
+/// What one guest has, its memories and its tables. It is given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Memory {
     budget: Arc<Budget>,
@@ -66,9 +88,30 @@ impl Memory {
         self.peak
     }
 
+    /// What the guest has now, in bytes.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Leave for what the host itself puts there.
     pub(crate) const fn allow_more(&mut self, bytes: usize) {
         self.bytes_max = self.bytes_max.saturating_add(bytes);
+    }
+}
+
+impl Memory {
+    /// Charges what a memory or a table grows by.
+    fn grow(&mut self, more: usize) -> wasmtime::Result<bool> {
+        let sum = self.bytes.saturating_add(more);
+        if sum > self.bytes_max {
+            return Err(Refused::Mount.into());
+        }
+        if !self.budget.take(more) {
+            return Err(Refused::Budget.into());
+        }
+        self.bytes = sum;
+        self.peak = self.peak.max(sum);
+        Ok(true)
     }
 }
 
@@ -87,17 +130,7 @@ impl ResourceLimiter for Memory {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let more = desired.saturating_sub(current);
-        let sum = self.bytes.saturating_add(more);
-        if sum > self.bytes_max {
-            return Err(Refused::Mount.into());
-        }
-        if !self.budget.take(more) {
-            return Err(Refused::Budget.into());
-        }
-        self.bytes = sum;
-        self.peak = self.peak.max(sum);
-        Ok(true)
+        self.grow(desired.saturating_sub(current))
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -110,14 +143,14 @@ impl ResourceLimiter for Memory {
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         if desired > TABLE_ELEMENTS_MAX {
             return Err(Refused::Mount.into());
         }
-        Ok(true)
+        self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
     }
 
     fn instances(&self) -> usize {
@@ -130,5 +163,35 @@ impl ResourceLimiter for Memory {
 
     fn memories(&self) -> usize {
         MEMORIES_MAX as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_taken_of_the_whole() {
+        let whole = Budget::new(100);
+        let (one, other) = (whole.share(60), whole.share(60));
+        assert!(one.take(60) && !one.take(1), "it has its share");
+        assert!(!other.take(41) && other.take(40), "there is no more");
+        assert_eq!((whole.used(), other.used()), (100, 40));
+        one.give_back(60);
+        assert!(other.take(20) && !other.take(1));
+        assert_eq!(whole.used(), 60);
+    }
+
+    #[test]
+    fn tables_cost_what_they_take() {
+        let budget = Budget::new(1000);
+        let mut guest = Memory::new(Arc::clone(&budget), 50 * TABLE_ELEMENT_BYTES);
+        guest.table_growing(0, 30, None).expect("there is room");
+        guest.table_growing(30, 40, None).expect("there is room");
+        assert_eq!(budget.used(), 40 * TABLE_ELEMENT_BYTES);
+        guest.memory_growing(0, 11 * TABLE_ELEMENT_BYTES, None).expect_err("there is no more");
+        guest.table_growing(0, 11, None).expect_err("there is no more");
+        drop(guest);
+        assert_eq!(budget.used(), 0);
     }
 }

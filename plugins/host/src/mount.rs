@@ -58,9 +58,24 @@ pub struct Limits {
     pub log_bytes: usize,
     /// How many requests it may send.
     pub http_calls: u32,
+    /// How often it may read content: a manifest, what refers to one, an opened blob and each
+    /// piece of it count alike.
+    pub content_calls: u32,
     /// How many handles it may hold at a time.
     pub handles: usize,
 }
+
+/// How often a call that a request waits for may read content, unless something else is set.
+const CONTENT_CALLS_USUAL: u32 = 64;
+
+/// The same in the background: an image has thousands of pieces.
+const BATCH_CONTENT_CALLS_USUAL: u32 = 100_000;
+
+/// Handles of a call that a request waits for, unless something else is set.
+const HANDLES_USUAL: usize = 16;
+
+/// The same in the background.
+const BATCH_HANDLES_USUAL: usize = 256;
 
 const MIB: usize = 1 << 20;
 
@@ -78,13 +93,19 @@ impl Limits {
             Hook::Observer | Hook::Replicator => (Duration::from_secs(10), 64 * MIB, 4 * MIB),
             Hook::Scanner => (Duration::from_secs(600), 512 * MIB, 64 * MIB),
         };
+        let (content_calls, handles) = if hook.is_batch() {
+            (BATCH_CONTENT_CALLS_USUAL, BATCH_HANDLES_USUAL)
+        } else {
+            (CONTENT_CALLS_USUAL, HANDLES_USUAL)
+        };
         Self {
             deadline,
             memory_bytes,
             host_bytes,
             log_bytes: 16 << 10,
             http_calls: 8,
-            handles: 256,
+            content_calls,
+            handles,
         }
     }
 }

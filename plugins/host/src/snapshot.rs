@@ -27,10 +27,14 @@ const HEAP_WARM_BYTES: usize = 128 << 10;
 /// A page of a guest's memory, which reading it takes, in bytes.
 const READING_BYTES: usize = 64 << 10;
 
+/// The largest memory and tables of a snapshot, in bytes. It is copied several times while it is
+/// made, compiled in, and kept.
+const SNAPSHOT_BYTES_MAX: usize = 32 << 20;
+
 /// A component that begins configured, or why there is none.
 pub(crate) enum Snapshot {
     Taken(Vec<u8>),
-    /// Wizer cannot do it with this component. It can be used without.
+    /// It is too large, or wizer cannot do it with this component. It can be used without.
     Refused(String),
 }
 
@@ -65,6 +69,13 @@ pub(crate) fn take(
     finished(configure(&mut store, &instance, lifecycle, &settings))
         .map_err(broke)?
         .map_err(|failure| LoadError::Refused(call::told(failure)))?;
+    let bytes = store.data().memory.bytes();
+    if bytes > SNAPSHOT_BYTES_MAX {
+        let max = SNAPSHOT_BYTES_MAX >> 20;
+        return Ok(Snapshot::Refused(format!(
+            "it has {bytes} bytes of memory when it is configured; a snapshot has at most {max} MiB"
+        )));
+    }
     // The settings were read; from here on it is the host's doing.
     store.data_mut().memory.allow_more(READING_BYTES);
     store.set_hostcall_fuel(usize::MAX);
@@ -98,8 +109,7 @@ pub(crate) fn rehearse(
 /// A store for a guest that nobody waits for and that waits for nobody: it has this thread until
 /// its time is over.
 fn store(host: &Host, engine: &Engine, mount: &Arc<Mount>) -> Store<State> {
-    let budget = Arc::clone(&host.inner.budget);
-    let state = State::new(Arc::clone(mount), Phase::Configuring, budget);
+    let state = State::new(Arc::clone(mount), Phase::Configuring);
     let mut store = call::bounded(engine, state);
     store.set_epoch_deadline(ticker::ticks(host.inner.configure_deadline));
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Interrupt));

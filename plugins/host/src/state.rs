@@ -5,8 +5,9 @@ use std::sync::Arc;
 use wasmtime::component::ResourceTable;
 
 use crate::grants::Grants;
+use crate::host::Share;
 use crate::kv::Buckets;
-use crate::memory::{Budget, Memory};
+use crate::memory::Memory;
 use crate::mount::{Limits, MountSpec};
 use crate::outside::Outside;
 
@@ -19,6 +20,8 @@ pub(crate) struct Mount {
     pub(crate) digest: String,
     pub(crate) outside: Outside,
     pub(crate) kv: Arc<Buckets>,
+    /// What its calls may take together.
+    pub(crate) share: Share,
 }
 
 impl Mount {
@@ -53,25 +56,27 @@ pub(crate) struct State {
     pub(crate) log_dropped: u64,
     pub(crate) host_calls: u64,
     pub(crate) http_calls_left: u32,
+    pub(crate) content_calls_left: u32,
     /// How often the deadline may still be moved: at every tick where a call gives its thread
     /// back, once elsewhere.
     pub(crate) moves_left: u64,
 }
 
 impl State {
-    pub(crate) fn new(mount: Arc<Mount>, phase: Phase, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(mount: Arc<Mount>, phase: Phase) -> Self {
         let limits = mount.limits();
         let mut handles = ResourceTable::new();
         handles.set_max_capacity(limits.handles);
         Self {
             phase,
             request_id: String::new(),
-            memory: Memory::new(budget, limits.memory_bytes),
+            memory: Memory::new(Arc::clone(&mount.share.memory), limits.memory_bytes),
             handles,
             log_bytes_left: limits.log_bytes,
             log_dropped: 0,
             host_calls: 0,
             http_calls_left: limits.http_calls,
+            content_calls_left: limits.content_calls,
             moves_left: 0,
             mount,
         }

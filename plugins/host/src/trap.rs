@@ -5,6 +5,7 @@ use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
 use crate::error::{CallError, TrapKind};
 use crate::memory::Refused;
+use crate::visible::Bounded;
 
 /// A backtrace, in bytes, at most: names of functions are the guest's to choose.
 const BACKTRACE_BYTES_MAX: usize = 8 << 10;
@@ -26,18 +27,21 @@ pub(crate) fn explain(error: &wasmtime::Error) -> CallError {
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return CallError::Busy;
     }
-    let backtrace = backtrace(error);
     if let Some(trap) = error.downcast_ref::<Trap>() {
         if *trap == Trap::Interrupt {
-            tracing::debug!(backtrace, "a plugin did not answer in time");
+            // It is many calls that end like this on a busy machine, and names take their time.
+            if tracing::enabled!(tracing::Level::DEBUG) {
+                let backtrace = backtrace(error);
+                tracing::debug!(backtrace, "a plugin did not answer in time");
+            }
             return CallError::Deadline;
         }
-        return CallError::Trap { kind: kind(*trap), backtrace };
+        return CallError::Trap { kind: kind(*trap), backtrace: backtrace(error) };
     }
     if error.downcast_ref::<ResourceTableError>().is_some() {
-        return CallError::Trap { kind: TrapKind::Handle, backtrace };
+        return CallError::Trap { kind: TrapKind::Handle, backtrace: backtrace(error) };
     }
-    let text = format!("{:#}", error.root_cause());
+    let text = Bounded::of(error.root_cause(), BACKTRACE_BYTES_MAX);
     if text.contains(TOO_MANY_BYTES) {
         return CallError::HostBytes;
     }
@@ -46,7 +50,7 @@ pub(crate) fn explain(error: &wasmtime::Error) -> CallError {
     } else {
         TrapKind::Protocol
     };
-    let backtrace = bounded(&format!("{text}\n{backtrace}"));
+    let backtrace = bounded(format_args!("{text}\n{}", backtrace(error)));
     CallError::Trap { kind, backtrace }
 }
 
@@ -68,18 +72,12 @@ const fn kind(trap: Trap) -> TrapKind {
 }
 
 fn backtrace(error: &wasmtime::Error) -> String {
-    error
-        .downcast_ref::<WasmBacktrace>()
-        .map_or_else(String::new, |trace| bounded(&trace.to_string()))
+    error.downcast_ref::<WasmBacktrace>().map_or_else(String::new, bounded)
 }
 
-fn bounded(text: &str) -> String {
-    let mut kept = String::new();
-    for c in text.trim_end().chars() {
-        if kept.len() + c.len_utf8() > BACKTRACE_BYTES_MAX {
-            break;
-        }
-        kept.push(if c.is_control() && c != '\n' { ' ' } else { c });
-    }
+/// Cut while it is written: names of functions are the guest's to choose, and so is their length.
+fn bounded(text: impl std::fmt::Display) -> String {
+    let mut kept = Bounded::of(text, BACKTRACE_BYTES_MAX);
+    kept.truncate(kept.trim_end().len());
     kept
 }

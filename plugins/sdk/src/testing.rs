@@ -72,6 +72,8 @@ struct Kept {
 #[derive(Debug)]
 struct State {
     now: u64,
+    /// It reads its settings: what it does now may depend on them alone.
+    configuring: bool,
     settings: String,
     secrets: BTreeMap<String, String>,
     facts: Vec<Known>,
@@ -87,6 +89,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             now: NOW,
+            configuring: false,
             settings: "{}".to_owned(),
             secrets: BTreeMap::new(),
             facts: Vec::new(),
@@ -223,13 +226,18 @@ impl Host {
     }
 }
 
-/// Makes a plugin of settings, as Pierhead does.
+/// Makes a plugin of settings, as Pierhead does: meanwhile there are no secrets and no facts, and
+/// `kv`, `http` and `content` refuse.
 ///
 /// # Errors
 /// When the settings are wrong.
 pub fn configure<P: Plugin>(json: &str) -> Result<P, Failure> {
     with(|state| state.settings = json.to_owned());
-    P::configure(crate::settings::parse(json)?)
+    let settings = crate::settings::parse(json)?;
+    with(|state| state.configuring = true);
+    let made = P::configure(settings);
+    with(|state| state.configuring = false);
+    made
 }
 
 /// A call by nobody in particular, at the host's time.

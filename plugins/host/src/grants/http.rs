@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::{Host, Url};
 
+use crate::visible;
 use crate::wit::{HttpError, HttpRequest};
 
 /// Headers of one request, at most.
@@ -32,6 +33,14 @@ const CONNECTION_HEADERS: &[&str] = &[
     "transfer-encoding",
     "upgrade",
 ];
+
+/// Headers by which servers take a request for another one than was granted: another method, path
+/// or client.
+const OVERRIDE_HEADERS: &[&str] =
+    &["forwarded", "x-method-override", "x-original-url", "x-rewrite-url"];
+
+/// How further such headers begin.
+const OVERRIDE_PREFIXES: &[&str] = &["x-http-method", "x-forwarded-"];
 
 /// Leave to send requests.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -94,7 +103,7 @@ impl HttpGrant {
 }
 
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(32).collect()
+    text.chars().filter(|c| !visible::is_hidden(*c)).take(32).collect()
 }
 
 fn invalid(why: &str) -> HttpError {
@@ -135,6 +144,11 @@ fn headers(given: Vec<(String, String)>) -> Result<Vec<(String, String)>, HttpEr
         let name = name.to_ascii_lowercase();
         if CONNECTION_HEADERS.contains(&name.as_str()) {
             return Err(invalid(&format!("{name} belongs to the connection")));
+        }
+        if OVERRIDE_HEADERS.contains(&name.as_str())
+            || OVERRIDE_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        {
+            return Err(invalid(&format!("{name} would make another request of this one")));
         }
         accepted.push((name, value));
     }
@@ -242,8 +256,11 @@ impl UrlPattern {
     }
 }
 
-/// Whether a path means the same to a server that decodes it before it looks for `..`.
+/// Whether a path means the same to a server that decodes it before it looks for `..`, or that
+/// leaves out what stands behind a semicolon.
 fn is_plain(url: &Url) -> bool {
     let path = url.path().to_ascii_lowercase();
-    !["%2f", "%5c", "%2e", "%25", "%00", "\\"].iter().any(|escape| path.contains(escape))
+    !["%2f", "%5c", "%2e", "%25", "%00", "%3b", ";", "\\"]
+        .iter()
+        .any(|escape| path.contains(escape))
 }

@@ -48,6 +48,10 @@ fn a_star_stands_for_labels_only() {
         "https://api.osv.example/v1/..%5cadmin",
         "https://api.osv.example/v1/..%252fadmin",
         "https://api.osv.example/v1/x\\..\\..\\admin",
+        "https://api.osv.example/v1/..;/admin",
+        "https://api.osv.example/v1/..;x=1/admin",
+        "https://api.osv.example/v1/..%3b/admin",
+        "https://api.osv.example/v1/..%3B/admin",
     ] {
         assert!(!allows(star, wrong), "{wrong}");
     }
@@ -98,6 +102,14 @@ fn methods_and_headers_are_checked() {
         ("Host", "evil.example"),
         ("Transfer-Encoding", "chunked"),
         ("content-length", "3"),
+        ("X-HTTP-Method-Override", "DELETE"),
+        ("x-http-method", "DELETE"),
+        ("X-Method-Override", "DELETE"),
+        ("X-Original-URL", "/admin"),
+        ("X-Rewrite-URL", "/admin"),
+        ("X-Forwarded-For", "127.0.0.1"),
+        ("x-forwarded-host", "evil.example"),
+        ("Forwarded", "for=127.0.0.1"),
         ("x y", "1"),
         ("", "1"),
         ("x", "a\r\nb: c"),

@@ -21,12 +21,21 @@ fn verdicts() {
     for lie in [
         Obligation::Warn("a\r\nSet-Cookie: b".to_owned()),
         Obligation::Warn("x".repeat(WARNING_BYTES_MAX + 1)),
+        Obligation::Warn("\u{202e}dlo".to_owned()),
+        Obligation::Count("a\u{200b}".to_owned()),
         Obligation::Audit((String::new(), String::new())),
         Obligation::Count("\n".to_owned()),
         Obligation::Scan("x".repeat(LABEL_BYTES_MAX + 1)),
     ] {
         assert!(verdict(&obliged(lie.clone())).is_err(), "{lie:?}");
     }
+    assert!(verdict(&deny("a\u{2028}b".to_owned())).is_err());
+    let mut warned = obliged(Obligation::Warn("x".repeat(WARNING_BYTES_MAX)));
+    let one = warned.obligations[0].clone();
+    warned.obligations = vec![one; WARNINGS_BYTES_MAX / WARNING_BYTES_MAX];
+    assert!(verdict(&warned).is_ok());
+    warned.obligations.push(Obligation::Warn("x".to_owned()));
+    assert!(verdict(&warned).is_err_and(|why| why.contains("warnings")));
     let mut many = deny(String::new());
     many.obligations = vec![Obligation::Count("c".to_owned()); OBLIGATIONS_MAX + 1];
     assert!(verdict(&many).is_err());
@@ -96,8 +105,16 @@ fn references_are_what_a_client_may_write() {
         let lie = Reference { digest: Some(digest.to_owned()), ..good.clone() };
         assert!(reference(&lie).is_err(), "{digest:?}");
     }
-    let lie = Reference { upstream: "a/b".to_owned(), ..good };
-    assert!(reference(&lie).is_err());
+    for upstream in ["docker.io", "localhost:5000", "10.0.0.1:5000", "a_b", "a-b.c", "A"] {
+        let fine = Reference { upstream: upstream.to_owned(), ..good.clone() };
+        assert!(reference(&fine).is_ok(), "{upstream:?}");
+    }
+    for upstream in
+        ["", "a/b", "..", "a..b", ".a", "-a", ":5000", "a:", "a:x", "a:1:2", "a:123456", "[::1]"]
+    {
+        let lie = Reference { upstream: upstream.to_owned(), ..good.clone() };
+        assert!(reference(&lie).is_err(), "{upstream:?}");
+    }
 }
 
 #[test]
@@ -105,10 +122,14 @@ fn credentials_fit_into_a_header() {
     let found = |secret, expires_at| Some(Credential { secret, expires_at });
     assert!(credential(&None, 0).is_ok());
     assert!(credential(&found(Secret::Bearer("abc".to_owned()), Some(2)), 1).is_ok());
+    // What nobody reads may be anything that is no control character.
+    let odd = Secret::Basic(("a".to_owned(), "\u{200b}".to_owned()));
+    assert!(credential(&found(odd, None), 1).is_ok());
     for (secret, end) in [
         (Secret::Bearer("abc".to_owned()), Some(1)),
         (Secret::Bearer("a b".to_owned()), None),
         (Secret::Bearer(String::new()), None),
+        (Secret::Basic(("a\u{200b}".to_owned(), String::new())), None),
         (Secret::Basic(("a:b".to_owned(), String::new())), None),
         (Secret::Basic(("a".to_owned(), "b\r\nc".to_owned())), None),
     ] {
@@ -118,6 +139,6 @@ fn credentials_fit_into_a_header() {
 
 #[test]
 fn a_message_is_shortened() {
-    assert_eq!(message("a\u{7}b\nc"), "a b\nc");
+    assert_eq!(message("a\u{7}b\nc\u{202e}"), "a b\nc ");
     assert!(message(&"ä".repeat(MESSAGE_BYTES_MAX)).len() <= MESSAGE_BYTES_MAX);
 }

@@ -35,7 +35,15 @@ impl State {
         if !grant.is_some_and(|grant| grant.covers(kind, reference)) {
             return Err(ContentError::Denied);
         }
+        self.counted()?;
         Ok(Arc::clone(&self.mount))
+    }
+
+    /// One reading more, if the mount allows it: each may cost an upstream something.
+    fn counted(&mut self) -> Result<(), ContentError> {
+        let used = || ContentError::Other("the call has read as often as its mount may".to_owned());
+        self.content_calls_left = self.content_calls_left.checked_sub(1).ok_or_else(used)?;
+        Ok(())
     }
 
     async fn manifest_of(
@@ -111,6 +119,9 @@ impl HostBlob for State {
     ) -> wasmtime::Result<Result<Vec<u8>, ContentError>> {
         self.called();
         let blob = Arc::clone(&self.handles.get(&blob)?.0);
+        if let Err(error) = self.counted() {
+            return Ok(Err(error));
+        }
         let max = max.min(PIECE_BYTES_MAX);
         Ok(blob.read(offset, max).await.map(|bytes| {
             let end = bytes.len().min(max as usize);

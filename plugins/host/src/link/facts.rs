@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::judge;
 use crate::state::State;
+use crate::visible;
 use crate::wit::Fact;
 use crate::wit::imports::facts::Host;
 
@@ -52,7 +53,7 @@ impl State {
         if !judge::is_digest(subject) {
             return Err("the subject is not a digest".to_owned());
         }
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(visible::is_hidden) {
             return Err("the name is empty, too long or not printable".to_owned());
         }
         if json.len() > FACT_BYTES_MAX {

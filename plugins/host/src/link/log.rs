@@ -2,6 +2,7 @@
 
 use crate::outside::LogLine;
 use crate::state::State;
+use crate::visible::on_one_line;
 use crate::wit::Level;
 use crate::wit::imports::log::Host;
 
@@ -14,6 +15,10 @@ const FIELDS_MAX: usize = 64;
 impl Host for State {
     fn enabled(&mut self, level: Level) -> wasmtime::Result<bool> {
         self.called();
+        // Who listens changes; a snapshot does not.
+        if self.is_configuring() {
+            return Ok(true);
+        }
         Ok(self.mount.outside.log.enabled(&self.mount.spec.name, level))
     }
 
@@ -37,20 +42,15 @@ impl Host for State {
             }
         }
         let fields: Vec<_> =
-            fields.iter().map(|(key, value)| (printable(key), printable(value))).collect();
+            fields.iter().map(|(key, value)| (on_one_line(key), on_one_line(value))).collect();
         self.mount.outside.log.write(LogLine {
             mount: &self.mount.spec.name,
             plugin: &self.mount.digest,
             request_id: &self.request_id,
             level,
-            message: &printable(&message),
+            message: &on_one_line(&message),
             fields: &fields,
         });
         Ok(())
     }
-}
-
-/// A line stays a line, and a terminal is not told what to do.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -45,6 +45,12 @@ async fn code_is_used_again() {
     let plugin = load(&host(&dir, 1), guest().module(), spec).await.expect("it loads");
     assert!(!plugin.info().from_cache);
     assert_eq!(files(&dir).len(), 2);
+    // So is another limit, by which `configure` may go.
+    let mut spec = mount("m");
+    spec.limits.memory_bytes /= 2;
+    let plugin = load(&host(&dir, 1), guest().module(), spec).await.expect("it loads");
+    assert!(!plugin.info().from_cache);
+    assert_eq!(files(&dir).len(), 3);
 }
 
 #[tokio::test]

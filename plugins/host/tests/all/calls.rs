@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use pierhead_plugin_host::wit::{Decision, ErrorCode};
-use pierhead_plugin_host::{CallError, Host, HostOptions, Isolation, PagemapScan};
+use pierhead_plugin_host::wit::{Decision, ErrorCode, Verdict};
+use pierhead_plugin_host::{CallError, Called, Host, HostOptions, Isolation, PagemapScan, Plugin};
+use tokio::task::JoinSet;
 
 use crate::kit::{ABSTAIN, BLOB, Guest, World, all_grants, ask, denial, load, mount, once};
 
@@ -113,6 +114,38 @@ async fn a_snapshot_may_be_larger_than_what_a_call_hands_over() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_is_too_large_is_not_taken() {
+    let host = World::new().host();
+    let mut spec = mount("m");
+    spec.limits.memory_bytes = 64 << 20;
+    spec.limits.deadline = Duration::from_secs(5);
+    let guest = Guest { pages: 513, ..remembering() };
+    let plugin = load(&host, guest.module(), spec).await.expect("it loads");
+    let Isolation::ConfigurePerCall(why) = &plugin.info().isolation else {
+        panic!("{:?}", plugin.info())
+    };
+    assert!(why.contains("32 MiB"), "{why}");
+    let verdict = ask(&plugin).await.result.expect("an answer");
+    assert!(matches!(verdict.decision, Decision::Deny(denial) if denial.message == "{\"blo"));
+}
+
+#[tokio::test]
+async fn a_snapshot_does_not_know_who_listens() {
+    // This sink wants no line of the lowest level. `configure` is not told so, a call is.
+    let guest = Guest::policy(
+        "(if (call $enabled (i32.const 0)) (then (unreachable)))
+         (if (i32.eqz (i32.load (i32.const 600))) (then (unreachable)))
+         (i32.const 1024)",
+    )
+    .configured(
+        "(i32.store (i32.const 600) (call $enabled (i32.const 0)))
+         (i32.const 2048)",
+    )
+    .import("log", "enabled", "(func $enabled (param i32) (result i32))");
+    once(&World::new(), guest.module(), mount("m")).await.result.expect("an answer");
+}
+
+#[tokio::test]
 async fn what_wizer_refuses_is_configured_in_each_call() {
     // A global of this type cannot be read from outside.
     let guest = remembering().with("(global $v (mut v128) (v128.const i64x2 0 0))");
@@ -203,6 +236,89 @@ async fn calls_beyond_the_places_are_told_so() {
     };
     assert_eq!(busy.result, Err(CallError::Busy));
     assert!(busy.stats.duration < Duration::from_secs(5), "{:?}", busy.stats.duration);
+}
+
+/// Lets the calls run until they all wait, or ended.
+async fn settle() {
+    // Each round of a guest that computes is a tick.
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Asks a plugin so many times at once. The calls end with the set.
+fn begin(calls: &mut JoinSet<Called<Verdict>>, plugin: &Plugin, times: usize) {
+    for _ in 0..times {
+        let plugin = plugin.clone();
+        calls.spawn(async move { ask(&plugin).await });
+    }
+}
+
+#[tokio::test]
+async fn one_mount_does_not_take_every_place() {
+    let world = World::new();
+    *world.answer.lock().expect("whole") =
+        std::sync::Arc::new(|_| Box::pin(std::future::pending()));
+    let host = world.host();
+    let mut spec = mount("m");
+    spec.grants = all_grants();
+    spec.limits.deadline = Duration::from_secs(60);
+    let sender = crate::hostile::sender().module();
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        slow.push(load(&host, sender.clone(), spec.clone()).await.expect("it loads"));
+    }
+    // One that computes for long, and gives its thread back meanwhile.
+    let mut busy = mount("busy");
+    busy.limits.deadline = Duration::from_secs(60);
+    let busy = load(&host, crate::hostile::endless().module(), busy).await.expect("it loads");
+    let good = Guest::policy(ABSTAIN).module();
+    let good = load(&host, good, mount("good")).await.expect("it loads");
+    // More calls than the eight places: a mount that waits has two of them, all of those four.
+    let mut calls = JoinSet::new();
+    begin(&mut calls, &slow[0], 10);
+    settle().await;
+    assert_eq!(host.stats().calls, 2);
+    ask(&good).await.result.expect("there is room");
+    begin(&mut calls, &slow[1], 10);
+    begin(&mut calls, &slow[2], 10);
+    settle().await;
+    assert_eq!(host.stats().calls, 4);
+    ask(&good).await.result.expect("there is room");
+    calls.abort_all();
+    settle().await;
+    assert_eq!(host.stats().calls, 0);
+    // One that computes has half of them.
+    begin(&mut calls, &busy, 10);
+    settle().await;
+    assert_eq!(host.stats().calls, 4);
+    ask(&good).await.result.expect("there is room");
+}
+
+#[tokio::test]
+async fn one_mount_does_not_take_all_memory() {
+    let world = World::new();
+    *world.answer.lock().expect("whole") =
+        std::sync::Arc::new(|_| Box::pin(std::future::pending()));
+    let options =
+        HostOptions { memory_budget_bytes: 64 << 20, instances_max: 32, ..world.options() };
+    let host = Host::new(options).expect("the host starts");
+    let mut spec = mount("m");
+    spec.grants = all_grants();
+    spec.limits.deadline = Duration::from_secs(60);
+    spec.limits.memory_bytes = 32 << 20;
+    // 18.75 MiB each: one is within half of the memory, two are not.
+    let large = Guest { pages: 300, ..crate::hostile::sender() }.module();
+    let one = load(&host, large.clone(), spec.clone()).await.expect("it loads");
+    let other = load(&host, large, spec).await.expect("it loads");
+    let mut calls = JoinSet::new();
+    begin(&mut calls, &one, 1);
+    settle().await;
+    assert_eq!(ask(&one).await.result, Err(CallError::Busy));
+    begin(&mut calls, &other, 1);
+    settle().await;
+    // Their tables take some bytes as well.
+    assert_eq!((host.stats().calls, host.stats().memory_bytes >> 16), (2, 600));
 }
 
 #[tokio::test]

@@ -242,6 +242,13 @@ async fn a_handle_flood() {
     assert_eq!(trap(&error), TrapKind::Handle, "{error:?}");
     let opened = world.opened.load(std::sync::atomic::Ordering::SeqCst);
     assert!(opened <= most + 1, "{opened}");
+    // How often it reads is counted as well, and that it is told.
+    let world = World::new();
+    let mut spec = granted();
+    spec.limits.deadline = Duration::from_secs(5);
+    spec.limits.content_calls = 3;
+    once(&world, guest.module(), spec).await.result.expect("it goes on without");
+    assert_eq!(world.opened.load(std::sync::atomic::Ordering::SeqCst), 3);
 }
 
 #[tokio::test]

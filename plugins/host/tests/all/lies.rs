@@ -118,7 +118,7 @@ async fn references() {
     let guest = hook("resolver", "resolve", "(param i32)", body);
     let plugin = load(&host, guest.module(), patient(Hook::Resolver)).await.expect("loads");
     let called = plugin.resolve(&context(), &reference()).await;
-    lie(&called.result.expect_err("no name"), "repository");
+    lie(&called.result.expect_err("no name"), "upstream");
 }
 
 #[tokio::test]
@@ -140,7 +140,10 @@ async fn events() {
     let body =
         "(i32.store (i32.const 1028) (i32.const 600)) (i32.store (i32.const 1032) (i32.const 1))
         (i64.store (i32.const 600) (i64.const 77)) (i32.const 1024)";
-    let guest = hook("observer", "handle", "(param i32 i32)", body);
+    // Something has to be there that is called: an observer alone is not loaded.
+    let mut guest = hook("observer", "handle", "(param i32 i32)", body);
+    guest.exports.push("request-policy");
+    guest.body.push_str(&Guest::policy(ABSTAIN).body);
     let plugin = load(&host, guest.module(), patient(Hook::Observer)).await.expect("loads");
     let told = |id| [Event { id, at: 0, what: What::Other(vec![]) }];
     lie(&plugin.handle_events(&told(1)).await.result.expect_err("not told"), "events");

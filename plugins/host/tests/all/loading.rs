@@ -137,6 +137,35 @@ async fn limits_of_the_mount_are_checked() {
 }
 
 #[tokio::test]
+async fn what_is_too_much_is_not_compiled() {
+    let host = World::new().host();
+    let vast = Guest::policy(ABSTAIN).with(&"(func)".repeat(50_001));
+    for wasm in [vast.module(), vast.component()] {
+        let error = load(&host, wasm, mount("m")).await.expect_err("too much");
+        assert!(matches!(&error, LoadError::TooMuch(why) if why.contains("functions")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_nothing_calls_is_not_loaded() {
+    let observer = Guest {
+        exports: vec!["observer"],
+        body:
+            r#"(func (export "pierhead:plugin/observer@0.1.0#handle") (param i32 i32) (result i32)
+            (i32.const 1024))"#
+                .to_owned(),
+        pages: 2,
+        ..Guest::default()
+    };
+    let inspection = inspect(&observer.module()).expect("it can be looked at");
+    assert_eq!(inspection.hooks, [Hook::Observer]);
+    let host = World::new().host();
+    let error = load(&host, observer.module(), mount("m")).await.expect_err("nothing to call");
+    assert!(matches!(error, LoadError::NothingToRun(_)), "{error}");
+    assert!(error.to_string().contains("observer"), "{error}");
+}
+
+#[tokio::test]
 async fn proposals_that_no_plugin_needs_are_refused() {
     let host = World::new().host();
     for text in [
@@ -160,7 +189,10 @@ async fn proposals_that_no_plugin_needs_are_refused() {
         for wasm in component.ok().into_iter().chain([guest.module()]) {
             let error = load(&host, wasm, mount("m")).await.expect_err(text);
             assert!(
-                matches!(error, LoadError::Compile(_) | LoadError::NotAPlugin(_)),
+                matches!(
+                    error,
+                    LoadError::Compile(_) | LoadError::NotAPlugin(_) | LoadError::TooMuch(_)
+                ),
                 "{text}: {error}"
             );
         }

@@ -35,10 +35,10 @@ pub mod settings {
         with(|state| state.settings.clone())
     }
 
-    /// A secret that was granted.
+    /// A secret that was granted; none during `configure`.
     #[must_use]
     pub fn secret(name: &str) -> Option<String> {
-        with(|state| state.secrets.get(name).cloned())
+        with(|state| state.secrets.get(name).filter(|_| !state.configuring).cloned())
     }
 }
 
@@ -47,13 +47,14 @@ pub mod facts {
     use crate::facts::Fact;
     use crate::testing::{Known, with};
 
-    /// What is known of a digest.
+    /// What is known of a digest; nothing during `configure`.
     #[must_use]
     pub fn about(subject: &str, name: Option<&str>) -> Vec<Fact> {
         with(|state| {
             state
                 .facts
                 .iter()
+                .filter(|_| !state.configuring)
                 .filter(|known| known.subject.as_deref().is_none_or(|known| known == subject))
                 .filter(|known| name.is_none_or(|name| name == known.fact.name))
                 .map(|known| known.fact.clone())
@@ -64,8 +65,11 @@ pub mod facts {
     /// Keeps a fact.
     ///
     /// # Errors
-    /// When it is no JSON.
+    /// When it is no JSON, and during `configure`.
     pub fn state(subject: &str, name: &str, json: &str, _: Option<u64>) -> Result<(), String> {
+        if with(|state| state.configuring) {
+            return Err("nothing can be stated during configure".to_owned());
+        }
         serde_json::from_str::<serde_json::Value>(json).map_err(|error| error.to_string())?;
         with(|state| {
             let fact = Fact {
@@ -89,11 +93,19 @@ pub mod kv {
         (bucket.to_owned(), key.to_owned())
     }
 
+    fn open() -> Result<(), KvError> {
+        if with(|state| state.configuring) {
+            return Err(KvError::Other("there is no kv during configure".to_owned()));
+        }
+        Ok(())
+    }
+
     /// The value of a key.
     ///
     /// # Errors
-    /// Never: every bucket is granted.
+    /// During `configure`: every bucket is granted.
     pub fn get(bucket: &str, name: &str) -> Result<Option<Vec<u8>>, KvError> {
+        open()?;
         Ok(with(|state| {
             let kept = state.kept.get(&key(bucket, name))?;
             kept.ends.is_none_or(|ends| state.now < ends).then(|| kept.value.clone())
@@ -103,8 +115,9 @@ pub mod kv {
     /// Sets a value.
     ///
     /// # Errors
-    /// Never: there is no quota.
+    /// During `configure`: there is no quota.
     pub fn set(bucket: &str, name: &str, value: &[u8], ttl: Option<u64>) -> Result<(), KvError> {
+        open()?;
         with(|state| {
             let ends = ttl.map(|ttl| state.now.saturating_add(ttl));
             state.kept.insert(key(bucket, name), Kept { value: value.to_owned(), ends });
@@ -115,8 +128,9 @@ pub mod kv {
     /// Removes a key.
     ///
     /// # Errors
-    /// Never: every bucket is granted.
+    /// During `configure`: every bucket is granted.
     pub fn delete(bucket: &str, name: &str) -> Result<(), KvError> {
+        open()?;
         with(|state| state.kept.remove(&key(bucket, name)));
         Ok(())
     }
@@ -124,7 +138,7 @@ pub mod kv {
     /// Adds to a number.
     ///
     /// # Errors
-    /// When the value is not a number.
+    /// When the value is not a number or the sum is too large for one, and during `configure`.
     pub fn increment(bucket: &str, name: &str, by: i64, ttl: Option<u64>) -> Result<i64, KvError> {
         let (number, ends) = match get(bucket, name)? {
             None => (0, with(|state| ttl.map(|ttl| state.now.saturating_add(ttl)))),
@@ -137,7 +151,7 @@ pub mod kv {
                 )
             }
         };
-        let sum = number.saturating_add(by);
+        let sum = number.checked_add(by).ok_or(KvError::NotANumber)?;
         let value = sum.to_string().into_bytes();
         with(|state| state.kept.insert(key(bucket, name), Kept { value, ends }));
         Ok(sum)
@@ -152,8 +166,12 @@ pub mod http {
     /// Answers what the test has an answer for.
     ///
     /// # Errors
-    /// What the test says, or that the request is not granted.
+    /// What the test says, that the request is not granted, or that it is sent during `configure`.
     pub fn send(request: &Request) -> Result<Response, HttpError> {
+        if with(|state| state.configuring) {
+            let why = "nothing can be sent during configure: send it in the first call";
+            return Err(HttpError::Denied(why.to_owned()));
+        }
         with(|state| {
             state.requests.push(request.clone());
             let answers = state.answers.iter().rev();

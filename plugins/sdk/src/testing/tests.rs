@@ -128,6 +128,8 @@ fn values_end_and_numbers_add_up() {
     assert_eq!(bucket.increment("n", 3, Some(Duration::from_secs(9))).expect("a number"), 5);
     host.set_now(3_000);
     assert_eq!(bucket.increment("n", 1, None).expect("a number"), 1);
+    bucket.increment("n", i64::MAX, None).expect_err("the sum is no number");
+    assert_eq!(bucket.increment("n", 1, None).expect("a number"), 2, "it is as it was");
     bucket.delete("n").expect("granted");
     assert_eq!(bucket.get("n").expect("granted"), None);
     drop(host);
@@ -155,4 +157,44 @@ fn a_blob_is_read_in_pieces_and_to_a_limit() {
     assert_eq!(crate::content::read(&name, 100_000).expect("it is there"), bytes);
     crate::content::read(&name, 99_999).expect_err("it is larger");
     crate::content::read(&reference("docker.io/a/b:2"), 1).expect_err("it is not there");
+}
+
+struct Early;
+
+impl Plugin for Early {
+    type Settings = crate::NoSettings;
+
+    fn configure(_: crate::NoSettings) -> Result<Self, Failure> {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let name = reference("docker.io/a/b:1");
+        assert_eq!(crate::settings::secret("token"), None);
+        assert!(facts::named(&digest, "signature").is_empty());
+        assert!(crate::host::facts::state(&digest, "seen", "1", None).is_err());
+        assert!(Bucket("b").get("k").is_err() && Bucket("b").set("k", b"v", None).is_err());
+        assert!(Bucket("b").delete("k").is_err() && Bucket("b").increment("k", 1, None).is_err());
+        assert!(crate::http::get("https://a/").is_err());
+        assert!(crate::content::read(&name, 100).is_err());
+        assert!(crate::host::content::referrers(&name, None).is_err());
+        Ok(Self)
+    }
+}
+
+#[test]
+fn what_is_no_setting_is_not_there_during_configure() {
+    let descriptor = manifest("docker.io/a/b", "{}", None).descriptor;
+    let digest = descriptor.digest.clone();
+    let host = Host::new()
+        .secret("token", "s")
+        .fact(&digest, "cosign", "signature", "true")
+        .answer("GET", "https://a/", 200, "[1]")
+        .content("docker.io/a/b:1", descriptor, "{}");
+    configure::<Early>("{}").expect("it is refused everything");
+    assert!(host.requests().is_empty());
+    assert_eq!(host.facts().len(), 1);
+    // A call has all of it.
+    assert_eq!(crate::settings::secret("token").as_deref(), Some("s"));
+    assert_eq!(facts::named(&digest, "signature").len(), 1);
+    Bucket("b").set("k", b"v", None).expect("it is kept");
+    crate::http::get("https://a/").expect("there is an answer");
+    crate::content::read(&reference("docker.io/a/b:1"), 100).expect("it is there");
 }

@@ -38,18 +38,23 @@ pub(in crate::testing) fn key(reference: &Reference) -> String {
     format!("{}/{} {which}", reference.upstream, reference.repository)
 }
 
+fn granted() -> Result<(), ContentError> {
+    if with(|state| state.configuring) { Err(ContentError::Denied) } else { Ok(()) }
+}
+
 /// A manifest.
 ///
 /// # Errors
-/// When the test has none.
+/// When the test has none, and during `configure`.
 pub fn manifest(reference: &Reference) -> Result<(Descriptor, Vec<u8>), ContentError> {
+    granted()?;
     with(|state| state.content.get(&key(reference)).cloned()).ok_or(ContentError::NotFound)
 }
 
 /// A blob.
 ///
 /// # Errors
-/// When the test has none.
+/// When the test has none, and during `configure`.
 pub fn open(reference: &Reference) -> Result<Blob, ContentError> {
     let (descriptor, bytes) = manifest(reference)?;
     Ok(Blob { descriptor, bytes })
@@ -58,11 +63,12 @@ pub fn open(reference: &Reference) -> Result<Blob, ContentError> {
 /// What refers to a manifest.
 ///
 /// # Errors
-/// Never.
+/// During `configure`.
 pub fn referrers(
     reference: &Reference,
     artifact_type: Option<&str>,
 ) -> Result<Vec<Descriptor>, ContentError> {
+    granted()?;
     let subject = reference.digest.clone().unwrap_or_default();
     Ok(with(|state| {
         let all = state.referrers.iter().filter(|(of, _)| *of == subject);
