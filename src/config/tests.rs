@@ -1,6 +1,7 @@
 //! The configuration as operators meet it.
 
 mod encryption;
+mod plugins;
 mod reference;
 mod stale;
 
