@@ -1,5 +1,7 @@
 //! Wires everything: the only file that knows all concrete types.
 
+mod plugins;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -13,7 +15,7 @@ use crate::background::{Tasks, Workers};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::gate::{Gates, Limit};
-use crate::hooks::{AllowAll, Hooks};
+use crate::hooks::Hooks;
 use crate::http::admin::api::config::ConfigInForce;
 use crate::http::admin::api::origin::Origins;
 use crate::http::admin::api::status::Process;
@@ -33,6 +35,7 @@ use crate::keep::scrub::{Scrub, ScrubMetrics, ScrubParts};
 use crate::keep::shelf::Finder;
 use crate::keep::{self, Keeper};
 use crate::net::OwnAddresses;
+use crate::plugins::Plugins;
 use crate::pull::metrics::PullMetrics;
 use crate::pull::naming::Naming;
 use crate::pull::settings::FillSettings;
@@ -50,6 +53,8 @@ use crate::transfer::Holdings;
 use crate::upstream::{
     HttpTransport, LoopId, StaticCredentials, TransportSetupError, Upstream, UpstreamParts,
 };
+
+use self::plugins::Prepared;
 
 /// How long the runtime may take to end what is still running after the drain.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
@@ -109,11 +114,14 @@ pub enum AppError {
     },
 }
 
-/// Serves until it is told to stop.
+/// Reads the configuration once more, as it was read at the start; an error is a text for people.
+pub type Reread = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// Serves until it is told to stop. A SIGHUP has the configuration read by `reread`.
 ///
 /// # Errors
 /// When what it needs cannot be set up.
-pub fn serve(config: Config) -> Result<(), AppError> {
+pub fn serve(config: Config, reread: Reread) -> Result<(), AppError> {
     let filter = std::env::var(telemetry::FILTER_VARIABLE).ok();
     let json = config.log.format == LogFormat::Json;
     let log = telemetry::init(config.log.level.as_str(), json, filter.as_deref())?;
@@ -124,14 +132,19 @@ pub fn serve(config: Config) -> Result<(), AppError> {
         .max_blocking_threads(DISK_THREADS_MAX + config.fill.concurrent_max)
         .build()
         .map_err(AppError::Runtime)?;
-    let result = runtime.block_on(run(config, log, traces.as_ref()));
+    let result = runtime.block_on(run(config, log, traces.as_ref(), &reread));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     // Sends the last spans, now that nothing can end another.
     drop(traces);
     result
 }
 
-async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<(), AppError> {
+async fn run(
+    config: Config,
+    log: LogFilter,
+    traces: Option<&Traces>,
+    reread: &Reread,
+) -> Result<(), AppError> {
     // Before anything else: a signal that comes while the storage is opened must not be lost, nor
     // end the process.
     let signals = Signals::listen()?;
@@ -146,7 +159,8 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     let tasks = Tasks::new(&registry)?;
     let clock = Clock::system();
     let workers = Workers::new(tasks.clone(), clock.clone());
-    let hooks: Arc<dyn Hooks> = Arc::new(AllowAll);
+    let prepared = Prepared::new(&config, &registry, &tasks, &clock)?;
+    let hooks: Arc<dyn Hooks> = Arc::new(prepared.chained.clone());
 
     let hot = Hot::new(HotOptions::default());
     let files = FsBlobs::open(&config.storage.path, fs_options(&config)).await?;
@@ -203,6 +217,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
         metrics: PullMetrics::new(&registry)?,
     });
 
+    let plugins = prepared.start(&config, &puller, &own, &clock, &workers).await;
     let refreshing = puller.refresh_worker();
     let (scrub, scrubbing) = Scrub::new(ScrubParts {
         blobs: keeper.shelf_of(Finder::Scrub),
@@ -283,7 +298,7 @@ async fn run(config: Config, log: LogFilter, traces: Option<&Traces>) -> Result<
     workers.start(refreshing);
 
     announce(schemes, address, admin_address);
-    signals.wait_for_stop(&workers).await;
+    signals.wait_for_stop(&workers, &plugins, reread).await;
     drain(&tasks, config.server.drain_timeout).await;
     workers.stopped().await;
     // A database that was not closed is checked from end to end at the next start.
@@ -420,7 +435,7 @@ impl Signals {
         })
     }
 
-    async fn wait_for_stop(mut self, workers: &Workers) {
+    async fn wait_for_stop(mut self, workers: &Workers, plugins: &Plugins, reread: &Reread) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
@@ -429,9 +444,16 @@ impl Signals {
                     let looks = tls::look_now(workers);
                     tracing::warn!(
                         certificates = if looks { "looked at again" } else { "none" },
-                        "SIGHUP: this version reloads certificates only; for the rest of the \
-                         configuration, restart it"
+                        "SIGHUP: this version reloads certificates and plugins only; for the rest \
+                         of the configuration, restart it"
                     );
+                    match reread() {
+                        Ok(config) => plugins.load(config.plugins).await,
+                        Err(error) => tracing::error!(
+                            error,
+                            "the configuration is not right; the plugins stay as they are"
+                        ),
+                    }
                 }
             }
         }

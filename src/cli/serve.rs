@@ -5,17 +5,22 @@ use std::path::PathBuf;
 
 use super::load;
 use super::output::{Console, Exit};
+use crate::app::Reread;
 use crate::config::Config;
 
 /// Runs `run` with the configuration; messages of either go to the standard error.
 pub(super) fn serve<E: std::fmt::Display>(
     file: Option<PathBuf>,
     variables: Vec<(OsString, OsString)>,
-    run: impl FnOnce(Config) -> Result<(), E>,
+    run: impl FnOnce(Config, Reread) -> Result<(), E>,
     console: &mut Console<'_>,
 ) -> Exit {
-    let (_, config) = load(file, variables);
-    match config.map(run) {
+    let (_, config) = load(file.clone(), variables.clone());
+    // A variable that names the file goes on naming it.
+    let reread: Reread = Box::new(move || {
+        load(file.clone(), variables.clone()).1.map_err(|error| error.to_string())
+    });
+    match config.map(|config| run(config, reread)) {
         Ok(Ok(())) => Exit::Yes,
         Ok(Err(error)) => {
             console.complain(&format!("pierhead: {error}\n"));
@@ -35,7 +40,7 @@ mod tests {
     #[test]
     fn serve_tells_bad_configuration_from_failure() {
         let bad = vec![("PIERHEAD_SERVER__LISEN".into(), "x".into())];
-        let run = |result: Result<(), &'static str>| move |_: Config| result;
+        let run = |result: Result<(), &'static str>| move |_: Config, _: Reread| result;
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console::new(&mut out, &mut err);
         assert_eq!(serve(None, bad, run(Ok(())), &mut console), Exit::Usage);

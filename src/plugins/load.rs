@@ -1,12 +1,13 @@
 //! Loading all mounts of a configuration, and putting them in place.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use super::artifact;
 use super::file::{self, PLUGIN_BYTES_MAX, POLICY_BYTES_MAX, Stamp};
 use super::kept::Kept;
 use super::settings::{MountPlan, PluginSettings};
@@ -19,6 +20,7 @@ use crate::hooks::wasm::{Content, Loaded, Runtime, RuntimeParts, Setup};
 use crate::net::OwnAddresses;
 use crate::oci::Digest;
 use crate::scope::UpstreamName;
+use crate::upstream::Upstream;
 
 /// What loading needs.
 pub struct PluginsParts {
@@ -32,6 +34,8 @@ pub struct PluginsParts {
     pub content: Arc<dyn Content>,
     /// The bundled plugins, by name.
     pub bundled: fn(&str) -> Result<&'static [u8], String>,
+    /// Where artifacts are fetched from.
+    pub artifacts: HashMap<UpstreamName, Upstream>,
     /// The upstreams that resolvers may name.
     pub upstreams: HashSet<UpstreamName>,
     /// What anonymous clients may do where nobody else decides.
@@ -348,9 +352,14 @@ impl Plugins {
                 })?;
                 Ok(Fetched { wasm: bundled(language.as_str())?, policy: Some(text) })
             }
-            Source::Oci(_) => Err(Broke::Fetch(
-                "artifacts in registries are not fetched by this version".to_owned(),
-            )),
+            Source::Oci(artifact) => {
+                let upstream =
+                    self.0.parts.artifacts.get(&artifact.upstream).ok_or_else(|| {
+                        Broke::Fetch(format!("{} is no upstream", artifact.upstream))
+                    })?;
+                let wasm = artifact::fetch(upstream, artifact, plan.verify.as_ref()).await?;
+                Ok(Fetched { wasm, policy: None })
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 //! 3. The whole chain is then put in the place of the old one at once.
 //! 4. `watch` looks at files and does this again when they change.
 
+mod artifact;
 mod file;
 mod kept;
 mod load;

@@ -1,14 +1,14 @@
 //! What is here of an image: for operators who want to know, not for answers to clients.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use super::Puller;
 use super::error::PullError;
 use super::flight::{FillStatus, FlightKey};
+use super::{Puller, Site};
 use crate::oci::{Digest, Manifest, ManifestKind, Tag};
 use crate::scope::{Scope, UpstreamName};
 use crate::store::{LinkKind, TagRecord};
-use crate::upstream::{EndpointStatus, RateLimit};
+use crate::upstream::{EndpointStatus, RateLimit, Upstream};
 
 /// How many platforms of an image are looked at; indexes come from strangers.
 pub const PLATFORMS_SHOWN_MAX: usize = 64;
@@ -120,6 +120,12 @@ impl Puller {
     /// The fills that run, the oldest first.
     pub fn fills(&self) -> Vec<FillStatus> {
         self.flights.list()
+    }
+
+    /// Every upstream, by name.
+    pub fn upstreams_by_name(&self) -> HashMap<UpstreamName, Upstream> {
+        let pair = |(name, site): (&UpstreamName, &Site)| (name.clone(), site.upstream.clone());
+        self.sites.iter().map(pair).collect()
     }
 
     /// How the upstreams are doing, by name.

@@ -94,7 +94,7 @@ impl Bench {
     }
 
     fn status(&self, tag: &str) -> u16 {
-        get(format!("{}/v2/library/{NAME}/manifests/{tag}", self.pierhead.url())).send().status
+        get(format!("{}/v2/library/{NAME}/manifests/{tag}", self.pierhead.url())).status
     }
 
     /// What the operator is told of the plugin.

@@ -61,7 +61,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/", "src/main.rs"]),
     ("wasmtime", &["plugins/host/src/"]),
     ("indicatif", &["src/cli/progress.rs"]),
-    ("tar", &["src/transfer/archive.rs", "src/transfer/tests/hostile.rs"]),
+    (
+        "tar",
+        &["src/transfer/archive.rs", "src/plugins/artifact.rs", "src/transfer/tests/hostile.rs"],
+    ),
     ("toml", &["src/config/", "src/cli/node_config/tests.rs"]),
     (
         "rustls",
@@ -76,6 +79,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("tokio_rustls", &["src/http/tls/"]),
     ("jsonwebtoken", &["src/token/jwt.rs"]),
+    (
+        "ring",
+        &["plugins/host/", "src/plugins/verify.rs", "src/token/jwt.rs", "tests/kit/src/issuer.rs"],
+    ),
     ("instant_acme", &["src/http/tls/acme/"]),
     ("hyper_rustls", &["src/http/tls/acme/transport.rs"]),
     ("rcgen", &["src/http/tls/", "src/config/tests/encryption.rs"]),
@@ -119,11 +126,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("globset", &["src/hooks/chain/filter.rs"]),
     ("pierhead_plugin_host", &["src/hooks/wasm/", "src/cli/plugin.rs"]),
+    ("flate2", &["src/plugins/artifact.rs"]),
+    ("pierhead_plugin_bundled", &["src/app/plugins.rs"]),
     ("notify", &["src/plugins/watch.rs"]),
-    (
-        "ring",
-        &["plugins/host/", "src/plugins/verify.rs", "src/token/jwt.rs", "tests/kit/src/issuer.rs"],
-    ),
     ("arc_swap", &["src/hooks/chain/"]),
 ];
 

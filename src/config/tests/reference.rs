@@ -7,18 +7,21 @@ use toml::de::DeTable;
 
 use crate::config::example::EXAMPLE;
 use crate::config::sections::{
-    AuthSection, FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection,
-    TelemetrySection, UpstreamSection,
+    AuthSection, ChainSection, FillSection, HostedSection, LogSection, PluginSection,
+    PluginsSection, Section, ServerSection, StorageSection, TelemetrySection, UpstreamSection,
 };
 use crate::config::source::Origin;
 
 const REFERENCE: &str = include_str!("../../../docs/configuration.md");
 
-const KEYS: [(&str, &[&str]); 8] = [
+const KEYS: [(&str, &[&str]); 11] = [
     ("server", ServerSection::KEYS),
     ("storage", StorageSection::KEYS),
     ("upstream", UpstreamSection::KEYS),
     ("hosted", HostedSection::KEYS),
+    ("plugin", PluginSection::KEYS),
+    ("chain", ChainSection::KEYS),
+    ("plugins", PluginsSection::KEYS),
     ("fill", FillSection::KEYS),
     ("auth", AuthSection::KEYS),
     ("log", LogSection::KEYS),
@@ -90,6 +93,9 @@ fn every_default_is_that_of_the_example() {
         let default = row.default;
         if is_invented {
             assert_eq!(default, "none", "[{here}] {key}");
+        } else if here == "plugin" && !default.starts_with('`') {
+            let by = default == "none" || default.starts_with("by ");
+            assert!(by, "[{here}] {key}: {default}");
         } else {
             assert!(default.contains(&format!("`{value}`")), "[{here}] {key}: {default}");
         }
@@ -111,6 +117,9 @@ fn every_example_is_accepted() {
             "storage" => StorageSection::default().set(key, value, &origin),
             "upstream" => UpstreamSection::default().set(key, value, &origin),
             "hosted" => HostedSection::default().set(key, value, &origin),
+            "plugin" => PluginSection::default().set(key, value, &origin),
+            "chain" => ChainSection::default().set(key, value, &origin),
+            "plugins" => PluginsSection::default().set(key, value, &origin),
             "fill" => FillSection::default().set(key, value, &origin),
             "auth" => AuthSection::default().set(key, value, &origin),
             "telemetry" => TelemetrySection::default().set(key, value, &origin),
