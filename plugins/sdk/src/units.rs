@@ -39,7 +39,7 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// A number in the largest unit in which it is whole.
 fn in_unit(f: &mut Formatter<'_>, number: u64, units: &[(&str, u64)]) -> fmt::Result {
-    let whole = units.iter().filter(|(_, factor)| number % factor == 0);
+    let whole = units.iter().filter(|(_, factor)| number.is_multiple_of(*factor));
     let (unit, factor) = whole.max_by_key(|(_, factor)| *factor).copied().unwrap_or(("", 1));
     write!(f, "{}{unit}", number / factor)
 }
