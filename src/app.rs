@@ -450,7 +450,12 @@ impl Signals {
                          of the configuration, restart it"
                     );
                     match reread() {
-                        Ok(config) => plugins.load(config.plugins).await,
+                        // A source far away takes its time; whoever wants an end need not wait.
+                        Ok(config) => tokio::select! {
+                            () = plugins.load(config.plugins) => {}
+                            _ = self.terminate.recv() => return,
+                            _ = self.interrupt.recv() => return,
+                        },
                         Err(error) => tracing::error!(
                             error,
                             "the configuration is not right; the plugins stay as they are"

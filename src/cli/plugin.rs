@@ -266,6 +266,8 @@ fn settings(schema: &Value) -> String {
 fn mount(plugin: &Path, inspection: &Inspection) -> String {
     let name = plugin.file_stem().unwrap_or_default().to_string_lossy();
     let path = plugin.canonicalize().unwrap_or_else(|_| plugin.to_owned());
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let name = if name.chars().all(is_bare) { name.into_owned() } else { toml_text(&name) };
     let mut text = format!(
         "\nto mount it:\n  [plugin.{name}]\n  source = {}\n",
         toml_text(&format!("file:{}", path.display()))
