@@ -160,7 +160,8 @@ async fn run(
     let clock = Clock::system();
     let workers = Workers::new(tasks.clone(), clock.clone());
     let prepared = Prepared::new(&config, &registry, &tasks, &clock)?;
-    let hooks: Arc<dyn Hooks> = Arc::new(prepared.chained.clone());
+    let chained = prepared.chained.clone();
+    let hooks: Arc<dyn Hooks> = Arc::new(chained.clone());
 
     let hot = Hot::new(HotOptions::default());
     let files = FsBlobs::open(&config.storage.path, fs_options(&config)).await?;
@@ -261,6 +262,7 @@ async fn run(
         transfers: transfers(&config, holdings, &tasks),
         scrub,
         puller,
+        plugins: chained,
         naming,
         recent,
         config: ConfigInForce {
@@ -448,7 +450,12 @@ impl Signals {
                          of the configuration, restart it"
                     );
                     match reread() {
-                        Ok(config) => plugins.load(config.plugins).await,
+                        // A source far away takes its time; whoever wants an end need not wait.
+                        Ok(config) => tokio::select! {
+                            () = plugins.load(config.plugins) => {}
+                            _ = self.terminate.recv() => return,
+                            _ = self.interrupt.recv() => return,
+                        },
                         Err(error) => tracing::error!(
                             error,
                             "the configuration is not right; the plugins stay as they are"

@@ -17,6 +17,7 @@ pub(super) struct Prepared {
     pub(super) chained: Chained,
     metrics: PluginMetrics,
     facts: Facts,
+    tasks: Tasks,
 }
 
 impl Prepared {
@@ -36,7 +37,7 @@ impl Prepared {
             tasks: tasks.clone(),
             decisions_max: config.plugins.decisions_max,
         });
-        Ok(Self { chained, metrics, facts })
+        Ok(Self { chained, metrics, facts, tasks: tasks.clone() })
     }
 
     /// Loads the plugins that are configured, before anybody is answered, and has their files
@@ -62,6 +63,7 @@ impl Prepared {
             own: own.clone(),
             storage: config.storage.path.clone(),
             clock: clock.clone(),
+            tasks: self.tasks,
         });
         plugins.load(config.plugins.clone()).await;
         plugins.watch(workers);

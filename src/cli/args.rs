@@ -229,6 +229,15 @@ pub(super) struct StatusArgs {
     pub(super) target: Target,
 }
 
+/// `plugin list`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct PluginListArgs {
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
 /// `explain`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ExplainArgs {

@@ -11,6 +11,7 @@ mod config;
 mod explain;
 mod images;
 mod log_level;
+mod mounts;
 mod node_config;
 mod output;
 mod plugin;
@@ -96,7 +97,7 @@ pub fn main(
             let done = block_on(transfer::import(&args, &variables, console));
             done.unwrap_or_else(|failure| console.fail(&failure, args.output.format))
         }
-        Command::Plugin(command) => plugin::plugin(command, console),
+        Command::Plugin(command) => plugin::plugin(command, &variables, console),
         Command::NodeConfig(args) => node_config::node_config(&args, variables, console),
     };
     exit.into()

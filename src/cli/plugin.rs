@@ -1,5 +1,6 @@
 //! `pierhead plugin`: what authors of plugins work with.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -13,8 +14,9 @@ use pierhead_plugin_tools::template::{Language, ProjectName, create};
 use pierhead_plugin_tools::{answer, build, diff, inspect};
 use serde_json::{Value, json};
 
-use super::args::Output;
-use super::client::block_on;
+use super::args::{Output, PluginListArgs};
+use super::client::{Client, block_on};
+use super::mounts;
 use super::output::{Console, Exit, Failure, Format, Table, printable};
 
 /// Where a project's cases are.
@@ -34,6 +36,8 @@ pub(super) enum PluginCommand {
     Test(TestArgs),
     /// Tell what a plugin is and could do, without running it
     Inspect(InspectArgs),
+    /// Show the plugins of a running Pierhead; exit status 1 if one is not well
+    List(PluginListArgs),
     /// Tell which answers change between two versions of a plugin; exit status 1 if one does
     Diff(DiffArgs),
 }
@@ -127,12 +131,21 @@ pub(super) struct DiffArgs {
 }
 
 /// Does what the command says.
-pub(super) fn plugin(command: PluginCommand, console: &mut Console<'_>) -> Exit {
+pub(super) fn plugin(
+    command: PluginCommand,
+    variables: &[(OsString, OsString)],
+    console: &mut Console<'_>,
+) -> Exit {
     let (done, format) = match command {
         PluginCommand::New(args) => (new(&args, console), Format::Text),
         PluginCommand::Build(args) => (built(&args, console), args.output.format),
         PluginCommand::Test(args) => (block_on(test(&args, console)), args.output.format),
         PluginCommand::Inspect(args) => (inspected(&args, console), args.output.format),
+        PluginCommand::List(args) => {
+            let done = Client::new(&args.target, variables)
+                .and_then(|client| block_on(mounts::list(&args, &client, console)));
+            (done, args.output.format)
+        }
         PluginCommand::Diff(args) => (block_on(differ(&args, console)), args.output.format),
     };
     done.unwrap_or_else(|failure| console.fail(&failure, format))
@@ -253,6 +266,8 @@ fn settings(schema: &Value) -> String {
 fn mount(plugin: &Path, inspection: &Inspection) -> String {
     let name = plugin.file_stem().unwrap_or_default().to_string_lossy();
     let path = plugin.canonicalize().unwrap_or_else(|_| plugin.to_owned());
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let name = if name.chars().all(is_bare) { name.into_owned() } else { toml_text(&name) };
     let mut text = format!(
         "\nto mount it:\n  [plugin.{name}]\n  source = {}\n",
         toml_text(&format!("file:{}", path.display()))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::client::{Answer, Client};
+use super::mounts;
 use super::output::{Console, Exit, Failure, Format, Table, bytes, period, printable, short};
 use super::storage::usage;
 use crate::http::admin::api::fills::Fill;
@@ -81,6 +82,7 @@ fn text(status: &Status) -> String {
     };
     let mut text =
         format!("pierhead {}, {state}, up {}\n", status.version, period(status.uptime_seconds));
+    text.push_str(&mounts::troubles(&status.plugins));
     for reason in status.reasons.iter().chain(&status.degraded).chain(&status.notices) {
         text.push_str(&format!("  ! {}\n", printable(reason)));
     }
@@ -100,6 +102,9 @@ fn text(status: &Status) -> String {
     };
     section("upstreams", "none that was asked", upstreams(&status.upstreams));
     section("fills", "none", fills(&status.fills));
+    if let Some(table) = mounts::table(&status.plugins) {
+        section("plugins", "none", Some(table));
+    }
     section("background work", "none", workers(&status.workers));
     section("trouble lately", "none", recent(&status.recent));
     text

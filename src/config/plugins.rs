@@ -384,6 +384,7 @@ fn mount(
         config: keys.config.map_or_else(|| Json::Object(serde_json::Map::new()), |at| at.value.0),
         secrets,
         verify,
+        record: keys.record.map(|at| at.value.0),
     })
 }
 

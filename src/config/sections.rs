@@ -249,6 +249,7 @@ section! {
     config: Settings,
     secrets: SecretFiles,
     verify: VerifyTable,
+    record: FilePath,
 }
 
 section! {

@@ -1,6 +1,7 @@
 //! The configuration as operators meet it.
 
 mod encryption;
+mod plugins;
 mod reference;
 mod stale;
 
@@ -15,8 +16,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::*;
 use crate::config::sections::{
-    AuthSection, FillSection, HostedSection, LogSection, Section, ServerSection, StorageSection,
-    TelemetrySection, UpstreamSection,
+    AuthSection, ChainSection, FillSection, HostedSection, LogSection, PluginSection,
+    PluginsSection, Section, ServerSection, StorageSection, TelemetrySection, UpstreamSection,
 };
 use crate::store::blob::fs::DEFAULT_MAX_BYTES;
 use crate::upstream::settings::Credentials;
@@ -162,12 +163,7 @@ fn a_secret_in_the_file_is_refused_and_not_shown() {
 
 #[test]
 fn later_keys_are_refused_as_such() {
-    for text in [
-        "[plugin.house-rules]\nsource = \"x\"",
-        "[chain]\nx = []",
-        "[hosted]\nanonymous_push = true",
-        "[hosted]\ncreate_on_push = true",
-    ] {
+    for text in ["[hosted]\nanonymous_push = true", "[hosted]\ncreate_on_push = true"] {
         refused(text, &["p.toml:", "not supported by this version"]);
     }
 }
@@ -379,7 +375,7 @@ fn bad_variables_are_named() {
     for (name, value, says) in [
         ("PIERHEAD_SERVER__LISEN", "x", "did you mean `listen`?"),
         ("PIERHEAD_SEVER__LISTEN", "x", "did you mean [server]?"),
-        ("PIERHEAD_PLUGIN__X", "1", "not supported by this version"),
+        ("PIERHEAD_PLUGIN__X", "1", "names no plugin"),
         ("PIERHEAD_SERVER__LISTEN", "x", "IP address"),
         ("PIERHEAD_SERVER__CONNECTIONS_MAX", "many", "expected an integer"),
         ("PIERHEAD_SERVER__CONNECTIONS_MAX", "0", "from 1 to"),
@@ -429,6 +425,8 @@ fn the_example_is_the_defaults() {
         let mut config = config.clone();
         config.notices.clear();
         config.in_force.clear();
+        config.plugins.mounts.clear();
+        config.plugins.order.clear();
         config.limits.retain(|name, _| !invented.contains(&name.as_str()));
         // Where it is not set, the disk has a say.
         config.storage.max_size = config.storage.max_size.filter(|max| *max != DEFAULT_MAX_BYTES);
@@ -476,7 +474,9 @@ fn every_section_is_shown_in_force() {
     let text = example::uncommented();
     let table = DeTable::parse(&text).unwrap();
     let config = good("");
-    for section in table.get_ref().keys() {
+    // Of plugins there is nothing to show where there are none.
+    let always = |name: &str| !matches!(name, "plugin" | "chain");
+    for section in table.get_ref().keys().filter(|section| always(section.get_ref())) {
         let prefix = format!("{}.", section.get_ref());
         let shown = config.in_force.iter().any(|setting| setting.key.starts_with(&prefix));
         assert!(shown, "[{}] is missing in resolve.rs, `sections`", section.get_ref());
@@ -496,6 +496,13 @@ fn the_example_has_every_key() {
             "server" => known(ServerSection::KEYS),
             "storage" => known(StorageSection::KEYS),
             "hosted" => known(HostedSection::KEYS),
+            "chain" => known(ChainSection::KEYS),
+            "plugins" => known(PluginsSection::KEYS),
+            "plugin" => {
+                let plugin = value.get_ref().as_table().unwrap().values().next().unwrap();
+                assert_eq!(keys(plugin.get_ref()), known(PluginSection::KEYS));
+                continue;
+            }
             "fill" => known(FillSection::KEYS),
             "log" => known(LogSection::KEYS),
             "auth" => known(AuthSection::KEYS),
@@ -510,13 +517,13 @@ fn the_example_has_every_key() {
         };
         assert_eq!(keys(value.get_ref()), expected, "{section:?}");
     }
-    assert_eq!(table.get_ref().len(), 8);
+    assert_eq!(table.get_ref().len(), 11);
 }
 
 /// Text that often gets past the parser.
 fn plausible() -> impl Strategy<Value = String> {
     let line = prop_oneof![
-        "\\[(server|storage|upstream|upstream\\.\"[a-z.:0-9]{1,8}\"|hosted|fill|auth|log|telemetry|plugin|x)\\]",
+        "\\[(server|storage|upstream|upstream\\.\"[a-z.:0-9]{1,8}\"|hosted|fill|auth|log|telemetry|plugin|plugin\\.[a-z]{1,3}|chain|plugins|x)\\]",
         "[a-z_.]{1,12} = [0-9\"\\[\\]{}a-zé.:/*-]{0,20}",
         "(listen|endpoints|tag_ttl|alias|hosts|prefixes|default|token_file|public_url|path) = \
          (\"[ -~é]{0,12}\"|\\[\"[a-z:/.*]{0,12}\"\\]|true|-?[0-9]{1,22}|[0-9.e]{1,6})",

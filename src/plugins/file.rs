@@ -61,7 +61,7 @@ pub(super) fn read(path: &Path, bytes_max: usize) -> Result<Bytes, Broke> {
 }
 
 /// Where the signature of a file is.
-fn signature_of(path: &Path) -> PathBuf {
+pub(super) fn signature_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".sig");
     name.into()

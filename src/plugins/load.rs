@@ -12,6 +12,8 @@ use super::file::{self, PLUGIN_BYTES_MAX, POLICY_BYTES_MAX, Stamp};
 use super::kept::Kept;
 use super::settings::{MountPlan, PluginSettings};
 use super::source::Source;
+use super::verify::PublicKey;
+use crate::background::Tasks;
 use crate::clock::Clock;
 use crate::hooks::Anonymous;
 use crate::hooks::chain::{Broke, ChainParts, Chained, Hook, Mounted, PluginMetrics};
@@ -44,6 +46,8 @@ pub struct PluginsParts {
     pub own: OwnAddresses,
     /// The storage's folder.
     pub storage: PathBuf,
+    /// The process's tasks, for recordings.
+    pub tasks: Tasks,
     /// The time.
     pub clock: Clock,
 }
@@ -74,8 +78,20 @@ struct Made {
     digest: Digest,
     setup: Setup,
     loaded: Loaded,
+    /// Who has signed it, if that was asked.
+    signer: Option<PublicKey>,
     /// Why a newer version is not the one that serves.
     stale: Option<Broke>,
+}
+
+impl Made {
+    /// Whether it may serve in the place of a version that cannot: not with what the operator has
+    /// taken from the mount, nor unless who has to sign the mount's plugins has signed this one.
+    fn may_go_on(&self, plan: &MountPlan) -> bool {
+        self.signer == plan.verify
+            && self.setup.grants == plan.grants
+            && self.setup.secrets == plan.secrets
+    }
 }
 
 /// The bytes of a plugin, and what it is told beside its settings.
@@ -121,7 +137,7 @@ impl Plugins {
         if !state.settings.watch {
             return Vec::new();
         }
-        state.settings.mounts.iter().filter_map(|plan| path(&plan.source)).collect()
+        files(&state.settings).collect()
     }
 
     /// Whether a file was written since it was last read.
@@ -152,9 +168,11 @@ impl Plugins {
         };
         let old = self.state().made.clone();
         // Before reading: what is written meanwhile is then seen in the next round.
-        let stamps = settings.mounts.iter().filter_map(|plan| path(&plan.source));
-        let stamps =
-            if settings.watch { stamps.map(|path| Stamp::of(&path)).collect() } else { Vec::new() };
+        let stamps = if settings.watch {
+            files(&settings).map(|path| Stamp::of(&path)).collect()
+        } else {
+            Vec::new()
+        };
         let (mut mounts, mut made) = (Vec::new(), BTreeMap::new());
         let mut changed = forced;
         for plan in &settings.mounts {
@@ -163,7 +181,10 @@ impl Plugins {
             match self.mount(plan, &settings, before).await {
                 Ok(now) => {
                     changed |= before.is_none_or(|before| {
-                        before.digest != now.digest || before.stale != now.stale
+                        // The text of a policy is a part of the setup.
+                        before.digest != now.digest
+                            || before.setup != now.setup
+                            || before.stale != now.stale
                     });
                     mounts.push(mounted(plan, &now));
                     made.insert(Arc::clone(name), now);
@@ -214,7 +235,7 @@ impl Plugins {
                 "a plugin was not taken"
             );
         }
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|before| before.may_go_on(plan)) {
             return Ok(Made { stale: Some(broke), ..before.clone() });
         }
         match self.last_good(plan, settings).await {
@@ -242,7 +263,7 @@ impl Plugins {
             self.runtime(settings).await?.load(fetched.wasm.clone(), setup.clone()).await?;
         self.0.parts.metrics.loaded(&plan.mount.name, Ok(()));
         self.keep(plan, fetched.wasm).await;
-        Ok(Made { digest, setup, loaded, stale: None })
+        Ok(Made { digest, setup, loaded, signer: plan.verify.clone(), stale: None })
     }
 
     /// The last good version of an earlier process. A policy's text is not kept: it is in a file
@@ -266,7 +287,7 @@ impl Plugins {
             })
             .ok()?;
         tracing::warn!(mount = &*plan.mount.name, %digest, "the last good version serves");
-        Some(Made { digest, setup, loaded, stale: None })
+        Some(Made { digest, setup, loaded, signer: plan.verify.clone(), stale: None })
     }
 
     async fn keep(&self, plan: &MountPlan, wasm: Bytes) {
@@ -316,6 +337,7 @@ impl Plugins {
             content: Arc::clone(&parts.content),
             own: parts.own.clone(),
             clock: parts.clock.clone(),
+            tasks: parts.tasks.clone(),
         };
         let started = blocking(move || {
             Runtime::start(parts).map_err(|error| Broke::Configuration(error.to_string()))
@@ -364,6 +386,15 @@ impl Plugins {
     }
 }
 
+/// What is looked at: the files of plugins, and of the signatures that they have to have.
+fn files(settings: &PluginSettings) -> impl Iterator<Item = PathBuf> {
+    settings.mounts.iter().flat_map(|plan| {
+        let file = path(&plan.source);
+        let signature = file.as_deref().filter(|_| plan.verify.is_some()).map(file::signature_of);
+        file.into_iter().chain(signature)
+    })
+}
+
 /// The file that a source is read from.
 fn path(source: &Source) -> Option<PathBuf> {
     match source {
@@ -391,6 +422,7 @@ fn setup(plan: &MountPlan, policy: Option<String>) -> Result<Setup, Broke> {
         hooks: plan.hooks.clone(),
         timeout: plan.mount.timeout,
         memory_max: plan.memory_max,
+        record: plan.record.clone(),
     })
 }
 

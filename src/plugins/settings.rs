@@ -1,6 +1,8 @@
 //! What an operator can say about plugins.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
 
 use super::source::Source;
 use super::verify::PublicKey;
@@ -45,7 +47,7 @@ impl Default for PluginSettings {
 }
 
 /// One mount.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MountPlan {
     /// Its place in the chain.
     pub mount: MountSettings,
@@ -63,4 +65,19 @@ pub struct MountPlan {
     pub secrets: BTreeMap<String, Secret>,
     /// Who has to have signed it.
     pub verify: Option<PublicKey>,
+    /// Where its calls are written down, if they are.
+    pub record: Option<PathBuf>,
+}
+
+/// Without the settings, which may hold hashes of passwords.
+impl fmt::Debug for MountPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MountPlan")
+            .field("mount", &self.mount)
+            .field("source", &self.source)
+            .field("hooks", &self.hooks)
+            .field("grants", &self.grants)
+            .field("verify", &self.verify)
+            .finish_non_exhaustive()
+    }
 }

@@ -126,6 +126,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("globset", &["src/hooks/chain/filter.rs"]),
     ("pierhead_plugin_host", &["src/hooks/wasm/", "src/cli/plugin.rs"]),
+    ("pierhead_plugin_tools", &["src/hooks/wasm/", "src/cli/plugin.rs"]),
     ("flate2", &["src/plugins/artifact.rs"]),
     ("pierhead_plugin_bundled", &["src/app/plugins.rs"]),
     ("notify", &["src/plugins/watch.rs"]),

@@ -88,3 +88,13 @@ fn htpasswd() {
 fn oidc() {
     check::<oidc::Oidc>("oidc");
 }
+
+#[test]
+fn rego() {
+    check::<rego::Rego>("rego");
+}
+
+#[test]
+fn cedar() {
+    check::<cedar::Cedar>("cedar");
+}

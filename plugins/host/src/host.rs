@@ -55,6 +55,9 @@ pub struct HostOptions {
     pub pooling: bool,
     /// How long a plugin may take to read its settings when it is loaded.
     pub configure_deadline: Duration,
+    /// Whether a snapshot is taken of a plugin that has read its settings. Without, it reads them
+    /// in each call; that is for comparison.
+    pub snapshots: bool,
     /// What plugins reach through the host.
     pub outside: Outside,
 }
@@ -69,6 +72,7 @@ impl HostOptions {
             pagemap_scan: PagemapScan::Auto,
             pooling: true,
             configure_deadline: CONFIGURE_DEADLINE_USUAL,
+            snapshots: true,
             outside,
         }
     }
@@ -144,6 +148,7 @@ pub(crate) struct Inner {
     pub(crate) budget_bytes: usize,
     pub(crate) compiled: Option<CompiledCache>,
     pub(crate) configure_deadline: Duration,
+    pub(crate) snapshots: bool,
     pub(crate) outside: Outside,
     pub(crate) loads: Arc<Semaphore>,
     /// What mounts keep, by their names.
@@ -180,6 +185,7 @@ impl Host {
                 budget_bytes: options.memory_budget_bytes,
                 compiled: options.compiled,
                 configure_deadline: options.configure_deadline,
+                snapshots: options.snapshots,
                 outside: options.outside,
                 loads: Arc::new(Semaphore::new(LOADS_MAX)),
                 kv: Mutex::default(),

@@ -43,6 +43,9 @@ pub(crate) fn take(
     mount: &Arc<Mount>,
     (component, lifecycle): (&[u8], &str),
 ) -> Result<Snapshot, LoadError> {
+    if !host.inner.snapshots {
+        return Ok(Snapshot::Refused("snapshots are switched off".to_owned()));
+    }
     let wizer = Wizer::new();
     let (context, instrumented) = match wizer.instrument_component(component) {
         Ok(instrumented) => instrumented,

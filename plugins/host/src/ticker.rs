@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use wasmtime::EngineWeak;
 
 /// How long a tick is. A deadline is kept to about two of them.
@@ -16,6 +17,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// How many ticks it goes on without a call. Waking it costs more than these ticks do.
 const IDLE_TICKS: u32 = 200;
+
+/// Ticks that are made up for at once, at most: the rest of a long stop is forgotten.
+const CATCH_UP_MAX: u32 = 100;
 
 /// How many ticks a guest may compute before it is over the deadline, and one for the tick that
 /// is running already.
@@ -87,6 +91,8 @@ impl Drop for Counting {
 
 fn tick(shared: &Shared, engines: &[EngineWeak]) {
     let mut idle = 0;
+    // The clock of this thread is the real one, also where a runtime's stands still.
+    let mut last = Instant::now();
     while !shared.ended.load(SeqCst) {
         if shared.running.load(SeqCst) == 0 {
             idle += 1;
@@ -101,10 +107,16 @@ fn tick(shared: &Shared, engines: &[EngineWeak]) {
             }
             shared.asleep.store(false, SeqCst);
             idle = 0;
+            last = Instant::now();
         }
         thread::park_timeout(TICK);
+        // A thread that was woken late makes up for it.
+        let late = last.elapsed().as_micros() / TICK.as_micros();
+        let ticks = u32::try_from(late).unwrap_or(CATCH_UP_MAX).min(CATCH_UP_MAX);
+        last = if ticks == CATCH_UP_MAX { Instant::now() } else { last + TICK * ticks };
         for engine in engines {
-            if let Some(engine) = engine.upgrade() {
+            let Some(engine) = engine.upgrade() else { continue };
+            for _ in 0..ticks {
                 engine.increment_epoch();
             }
         }

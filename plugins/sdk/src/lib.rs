@@ -68,6 +68,7 @@
 pub mod bindings;
 pub mod content;
 pub mod crypto;
+pub mod document;
 pub mod export;
 pub mod facts;
 mod failure;

@@ -27,6 +27,13 @@ pub fn of_verdict(verdict: &wit::Verdict) -> Expect {
         Obligation::Audit(_) | Obligation::Count(_) | Obligation::Scan(_) => None,
     });
     expect.warnings = Some(warnings.collect());
+    let obligations = verdict.obligations.iter().filter_map(|obligation| match obligation {
+        Obligation::Warn(_) => None,
+        Obligation::Audit((key, value)) => Some(format!("audit {key}={value}")),
+        Obligation::Count(label) => Some(format!("count {label}")),
+        Obligation::Scan(mount) => Some(format!("scan {mount}")),
+    });
+    expect.obligations = Some(obligations.collect());
     if let Some(reuse) = &verdict.reuse {
         expect.reuse_ms = Some(reuse.ttl_ms);
         expect.depends_on = Some(inputs(reuse.key));
@@ -179,8 +186,22 @@ pub fn differences(expected: &Expect, came: &Expect) -> Vec<String> {
             ));
         }
     }
-    if let (Some(expected), Some(came)) = (&expected.identity, &came.identity) {
-        identity(expected, came, &mut lines);
+    if let Some(expected) = &expected.obligations {
+        let came = came.obligations.clone().unwrap_or_default();
+        if sorted(expected) != sorted(&came) {
+            lines.push(format!(
+                "obligations: expected {}, and {} came",
+                list(expected),
+                list(&came)
+            ));
+        }
+    }
+    match (&expected.identity, &came.identity) {
+        (Some(expected), Some(came)) => identity(expected, came, &mut lines),
+        (Some(expected), None) => {
+            lines.push(format!("identity: expected {:?}, and none came", expected.subject));
+        }
+        (None, _) => {}
     }
     lines
 }
@@ -281,6 +302,13 @@ pub fn line(came: &Expect) -> String {
     for warning in came.warnings.iter().flatten() {
         let _ = write!(line, " (warns: {warning})");
     }
+    for obligation in came.obligations.iter().flatten() {
+        let _ = write!(line, " ({obligation})");
+    }
+    if let Some(ms) = came.reuse_ms.filter(|ms| *ms > 0) {
+        let inputs = list(came.depends_on.as_deref().unwrap_or_default());
+        let _ = write!(line, " (used again for {ms} ms, by {inputs})");
+    }
     line
 }
 
@@ -315,7 +343,11 @@ mod tests {
         );
         let expected = Expect { message: Some("/(/".to_owned()), ..Expect::default() };
         assert!(differences(&expected, &denied("no"))[0].contains("/(/"));
-        let expected = Expect { identity: None, ..Expect::default() };
+        let who = Identity { subject: "ci".to_owned(), ..Identity::default() };
+        let expected = Expect { identity: Some(who), ..Expect::default() };
+        let rejected = of_outcome(&wit::AuthOutcome::Rejected("no".to_owned()));
+        assert_eq!(differences(&expected, &rejected), ["identity: expected \"ci\", and none came"]);
+        let expected = Expect::default();
         let broken = of_error(&CallError::Deadline);
         assert_eq!(differences(&expected, &broken).len(), 1);
         let expected = Expect { broken: Some("deadline".to_owned()), ..Expect::default() };

@@ -33,7 +33,8 @@ pub struct Case {
     /// What is known of digests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub facts: Vec<KnownFact>,
-    /// What the world answers. Any other request fails the case.
+    /// What the world answers. Any other request to these hosts fails the case; other hosts are not
+    /// granted, unless `grants` says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<Exchange>,
     /// Secrets by name.
@@ -248,6 +249,9 @@ pub struct Expect {
     /// Policies: the warnings, as `message`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warnings: Option<Vec<String>>,
+    /// Policies: what is to be done besides: `audit KEY=VALUE`, `count LABEL`, `scan MOUNT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obligations: Option<Vec<String>>,
     /// Policies: for how long the verdict may be used again, in milliseconds; 0 is not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse_ms: Option<u32>,

@@ -46,6 +46,9 @@ fn same(old: &Expect, new: &Expect) -> bool {
         && old.code == new.code
         && old.message == new.message
         && old.warnings == new.warnings
+        && old.obligations == new.obligations
+        && old.reuse_ms == new.reuse_ms
+        && old.depends_on == new.depends_on
         && old.outcome == new.outcome
         && old.identity == new.identity
         && old.granted == new.granted

@@ -1,6 +1,7 @@
 //! `pierhead plugin test`: cases against a plugin, in the very host that `serve` uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +16,18 @@ use pierhead_plugin_host::{
 use serde::Deserialize as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use url::Url;
 
 use crate::answer;
 use crate::case::{self, Case, Expect};
 use crate::value;
 use crate::world::World;
+
+/// A host that nobody has: a grant needs one.
+const NOWHERE: &str = "https://nowhere.invalid";
+
+/// The methods that a case may use, if it does not say.
+const METHODS: [&str; 6] = ["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"];
 
 /// Instances at a time: cases run one after the other.
 const INSTANCES_MAX: u32 = 4;
@@ -28,6 +36,8 @@ const INSTANCES_MAX: u32 = 4;
 #[derive(Debug)]
 pub struct Runner {
     host: Host,
+    /// How many cases were run.
+    runs: AtomicU64,
     world: World,
 }
 
@@ -80,7 +90,7 @@ impl Runner {
         let options =
             HostOptions { instances_max: INSTANCES_MAX, ..HostOptions::new(world.outside()) };
         let host = Host::new(options)?;
-        Ok(Self { host, world })
+        Ok(Self { host, runs: AtomicU64::new(0), world })
     }
 
     /// Runs one case, in a mount of its own. Cancel-safe.
@@ -90,11 +100,12 @@ impl Runner {
     pub async fn run(&self, wasm: &Bytes, case: &Case) -> Result<Ran, RunError> {
         let bad = |why| RunError::Case { name: case.name.clone(), why };
         let inspection = inspect(wasm)?;
-        let mount = mount(case, &inspection).map_err(bad)?;
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        let mount = mount(case, &inspection, number).map_err(bad)?;
         let now = now(&case.call).map_err(bad)?;
         self.world.set(case, now);
         let deadline = mount.limits.deadline;
-        let (mut came, stats) = match self.host.load(wasm.clone(), mount).await {
+        let (came, stats) = match self.host.load(wasm.clone(), mount).await {
             Ok(plugin) if plugin.hooks().contains(&case.call.hook) => {
                 let (came, stats) = call(&plugin, case, now, deadline).await.map_err(bad)?;
                 (came, Some(stats))
@@ -116,14 +127,11 @@ impl Runner {
             let peak = stats.memory_peak_bytes;
             differences.push(format!("memory: {peak} bytes, and at most {max} are allowed"));
         }
-        if case.expect.reuse_ms.is_none() && came.reuse_ms == Some(0) {
-            came.reuse_ms = None;
-        }
         Ok(Ran { came, differences, stats, log: left.log })
     }
 }
 
-fn mount(case: &Case, inspection: &Inspection) -> Result<MountSpec, String> {
+fn mount(case: &Case, inspection: &Inspection, number: u64) -> Result<MountSpec, String> {
     let secret = |(name, value): (&String, &String)| (name.clone(), SecretString::new(value));
     let mut limits = Limits::for_hook(case.call.hook);
     if let Some(time) = &case.limits.time {
@@ -135,7 +143,8 @@ fn mount(case: &Case, inspection: &Inspection) -> Result<MountSpec, String> {
             usize::try_from(bytes).map_err(|_| "limits.memory_bytes is too much")?;
     }
     Ok(MountSpec {
-        name: "test".to_owned(),
+        // What a mount keeps is kept by its name: no case sees what another one left.
+        name: format!("test-{number}"),
         config: if case.config.is_null() {
             Value::Object(serde_json::Map::new())
         } else {
@@ -154,16 +163,17 @@ fn grants(case: &Case, inspection: &Inspection) -> Result<Grants, String> {
     }
     let needs = |name: &str| inspection.grants.iter().any(|grant| grant.name == name);
     let http = needs("http").then(|| {
-        let allow: Vec<_> = case.http.iter().map(|exchange| exchange.url.clone()).collect();
-        let methods: Vec<_> = case.http.iter().map(|exchange| exchange.method.clone()).collect();
-        // A grant of nothing is none: a case without requests refuses them all.
-        let nowhere = vec!["https://nowhere.invalid/".to_owned()];
-        serde_json::json!({
-            "allow": if allow.is_empty() { nowhere } else { allow },
-            "methods": if methods.is_empty() { vec!["GET".to_owned()] } else { methods },
-        })
+        // Whole hosts and every method: what the case does not list has to come to light.
+        let mut allow = BTreeSet::from([NOWHERE.to_owned()]);
+        for exchange in &case.http {
+            let url = Url::parse(&exchange.url)
+                .map_err(|error| format!("http: {}: {error}", exchange.url))?;
+            allow.insert(url.origin().ascii_serialization());
+        }
+        Ok::<_, String>(serde_json::json!({ "allow": allow, "methods": METHODS }))
     });
     let http = http
+        .transpose()?
         .map(|grant| HttpGrant::deserialize(&grant).map_err(|error| format!("http: {error}")))
         .transpose()?;
     if needs("kv") || needs("content") {

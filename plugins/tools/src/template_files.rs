@@ -82,8 +82,19 @@ macro_rules! rust_hook {
     };
 }
 
-/// What every project in JavaScript has.
-const JS: &[File] = &[];
+/// A project in JavaScript. The interface goes along: the compiler reads it.
+const JS: &[File] = &[
+    file!("package.json", "../templates/js/package.json.in"),
+    file!(".gitignore", "../templates/js/gitignore.in"),
+    file!("README.md", "../templates/js/README.md.in"),
+    file!("policy.js", "../templates/js/request-policy/policy.js.in"),
+    file!("tests/cases.yaml", "../templates/js/request-policy/cases.yaml.in"),
+    file!("wit/world.wit", "../templates/js/request-policy/world.wit.in"),
+    file!("wit/deps/pierhead-plugin/types.wit", "../../../wit/types.wit"),
+    file!("wit/deps/pierhead-plugin/host.wit", "../../../wit/host.wit"),
+    file!("wit/deps/pierhead-plugin/hooks.wit", "../../../wit/hooks.wit"),
+    file!("wit/deps/pierhead-plugin/worlds.wit", "../../../wit/worlds.wit"),
+];
 
 /// The files of a project in Rust, if there is a template for the hook.
 pub(crate) fn rust(hook: Hook) -> Option<Vec<File>> {

@@ -13,6 +13,8 @@ use pierhead_plugin_host::{
     Blob, Content, Facts, HttpClient, HttpTerms, LogLine, LogSink, Outside,
 };
 
+use url::Url;
+
 use crate::case::{Case, Exchange, KnownFact};
 use crate::value;
 
@@ -151,10 +153,12 @@ impl HttpClient for World {
         terms: HttpTerms,
     ) -> BoxFuture<'_, Result<HttpResponse, HttpError>> {
         let answer = self.with(|scene| {
-            let found = scene
-                .http
-                .iter()
-                .find(|known| known.method == request.method && known.url == request.url);
+            // The request's is normalised already.
+            let is_it = |known: &&Exchange| {
+                known.method == request.method
+                    && Url::parse(&known.url).is_ok_and(|url| url.as_str() == request.url)
+            };
+            let found = scene.http.iter().find(is_it);
             let Some(known) = found else {
                 scene.surprises.push(format!("{} {}", request.method, request.url));
                 return Err(HttpError::Unreachable("the case does not list it".to_owned()));

@@ -7,9 +7,11 @@
 mod convert;
 mod http;
 mod outside;
+mod recorder;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +22,21 @@ use pierhead_plugin_host::{
     SecretString,
 };
 
+use pierhead_plugin_host::wit::CallContext;
+use pierhead_plugin_tools::answer;
+use pierhead_plugin_tools::case::Expect;
+use pierhead_plugin_tools::recording::{self, Input};
+
 pub use pierhead_plugin_host::Grants;
+
+use recorder::Recorder;
 
 pub use outside::{Content, ContentFailure, Described, OpenBlob, Refers};
 
 use super::chain::{Authenticated, Broke, Call, Called, Guest, Hook, Proposed, Said, Stage};
 use super::facts::Facts;
 use super::{AdmissionRequest, Presented, Target, WantedScope};
+use crate::background::Tasks;
 use crate::clock::Clock;
 use crate::net::OwnAddresses;
 use crate::secret::Secret;
@@ -48,6 +58,8 @@ pub struct RuntimeParts {
     pub own: OwnAddresses,
     /// The time.
     pub clock: Clock,
+    /// The process's tasks, for recordings.
+    pub tasks: Tasks,
 }
 
 /// Why there is no runtime.
@@ -63,10 +75,14 @@ pub enum RuntimeError {
 
 /// Runs guests. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Runtime(Host);
+pub struct Runtime {
+    host: Host,
+    facts: Facts,
+    tasks: Tasks,
+}
 
 /// How a plugin is to be set up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Setup {
     /// The mount's name.
     pub name: Arc<str>,
@@ -82,6 +98,15 @@ pub struct Setup {
     pub timeout: Option<Duration>,
     /// How much memory a call may take, in bytes, if that is said.
     pub memory_max: Option<u64>,
+    /// Where its calls are written down, if they are.
+    pub record: Option<PathBuf>,
+}
+
+/// Without the settings, which may hold hashes of passwords.
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A plugin that was loaded.
@@ -106,7 +131,7 @@ impl Runtime {
     /// # Errors
     /// When the system refuses what they need.
     pub fn start(parts: RuntimeParts) -> Result<Self, RuntimeError> {
-        let clock = parts.clock.clone();
+        let (clock, facts, tasks) = (parts.clock.clone(), parts.facts.clone(), parts.tasks);
         let outside = Outside {
             log: Arc::new(outside::Log),
             facts: Arc::new(outside::FactsOf(parts.facts)),
@@ -122,7 +147,8 @@ impl Runtime {
                 .map(|(dir, key)| CompiledCache { dir: dir.to_path_buf(), key }),
             ..HostOptions::new(outside)
         };
-        Host::new(options).map(Self).map_err(|error| RuntimeError::Engine(error.to_string()))
+        let host = Host::new(options).map_err(|error| RuntimeError::Engine(error.to_string()))?;
+        Ok(Self { host, facts, tasks })
     }
 
     /// Checks, compiles and configures a plugin, off the threads that serve.
@@ -154,6 +180,11 @@ impl Runtime {
             },
         };
         let limits = limits(&hooks, setup.timeout, setup.memory_max);
+        let record = setup.record.map(|path| Recorded {
+            config: setup.config.clone(),
+            facts: outside::FactsOf(self.facts.clone()),
+            recorder: Recorder::start(path, &self.tasks),
+        });
         let secrets = setup.secrets.iter();
         let mount = MountSpec {
             name: setup.name.to_string(),
@@ -164,7 +195,7 @@ impl Runtime {
             grants: setup.grants,
             limits: limits.clone(),
         };
-        let plugin = self.0.load(wasm, mount).await.map_err(|error| wrong(error.to_string()))?;
+        let plugin = self.host.load(wasm, mount).await.map_err(|error| wrong(error.to_string()))?;
         let info = plugin.info();
         tracing::info!(
             mount = info.mount,
@@ -180,7 +211,7 @@ impl Runtime {
             digest: plugin.digest().to_owned(),
             version: version.filter(|version| !version.is_empty()),
             timeout: limits.deadline,
-            guest: Arc::new(WasmGuest(plugin)),
+            guest: Arc::new(WasmGuest { plugin, record }),
         })
     }
 }
@@ -213,7 +244,47 @@ fn limits(hooks: &[Hook], timeout: Option<Duration>, memory_max: Option<u64>) ->
 
 /// A plugin of the host's as a guest of the chain.
 #[derive(Debug)]
-struct WasmGuest(Plugin);
+struct WasmGuest {
+    plugin: Plugin,
+    record: Option<Recorded>,
+}
+
+/// What a recording is made with.
+#[derive(Debug)]
+struct Recorded {
+    config: serde_json::Value,
+    facts: outside::FactsOf,
+    recorder: Recorder,
+}
+
+impl WasmGuest {
+    /// Writes a call down, if its mount is recorded.
+    fn note<T>(
+        &self,
+        context: &CallContext,
+        input: Input<'_>,
+        called: &HostCalled<T>,
+        came: impl FnOnce(&T) -> Expect,
+    ) {
+        let Some(record) = &self.record else { return };
+        record.recorder.note(|| {
+            let came = match &called.result {
+                Ok(answer) => came(answer),
+                Err(error) => answer::of_error(error),
+            };
+            let facts = match input {
+                Input::Manifest(_, manifest) => record.facts.known(&manifest.descriptor.digest),
+                Input::Request(request) => request
+                    .reference
+                    .digest
+                    .as_deref()
+                    .map_or_else(Vec::new, |digest| record.facts.known(digest)),
+                Input::Wanted(_) | Input::Name(_) => Vec::new(),
+            };
+            recording::case(&record.config, context, input, facts, came)
+        });
+    }
+}
 
 fn called<A, B>(called: HostCalled<A>, read: impl FnOnce(A) -> B) -> Called<B> {
     Called {
@@ -228,27 +299,35 @@ impl Guest for WasmGuest {
     async fn authenticate(&self, call: Call<'_>, presented: &Presented) -> Called<Authenticated> {
         let context = convert::context(call);
         let credentials = convert::credentials(presented);
-        called(self.0.authenticate(&context, &credentials).await, convert::authenticated)
+        called(self.plugin.authenticate(&context, &credentials).await, convert::authenticated)
     }
 
     async fn authorize(&self, call: Call<'_>, wanted: &[WantedScope]) -> Called<Vec<WantedScope>> {
         let context = convert::context(call);
         let wanted: Vec<_> = wanted.iter().map(convert::scope).collect();
         let read = |granted: Vec<_>| granted.into_iter().map(convert::granted).collect();
-        called(self.0.authorize(&context, &wanted).await, read)
+        let answer = self.plugin.authorize(&context, &wanted).await;
+        self.note(&context, Input::Wanted(&wanted), &answer, |granted| answer::of_granted(granted));
+        called(answer, read)
     }
 
     async fn resolve(&self, call: Call<'_>, target: &Target) -> Called<Option<Proposed>> {
         let context = convert::context(call);
         let reference = convert::target(target);
         let read = |proposed: Option<_>| proposed.map(convert::proposed);
-        called(self.0.resolve(&context, &reference).await, read)
+        let answer = self.plugin.resolve(&context, &reference).await;
+        self.note(&context, Input::Name(&reference), &answer, |resolved| {
+            answer::of_resolved(resolved.as_ref())
+        });
+        called(answer, read)
     }
 
     async fn request(&self, call: Call<'_>, target: &Target) -> Called<Said> {
         let context = convert::context(call);
         let request = convert::request(target);
-        called(self.0.evaluate_request(&context, &request).await, convert::said)
+        let answer = self.plugin.evaluate_request(&context, &request).await;
+        self.note(&context, Input::Request(&request), &answer, answer::of_verdict);
+        called(answer, convert::said)
     }
 
     async fn manifest(
@@ -259,7 +338,9 @@ impl Guest for WasmGuest {
     ) -> Called<Said> {
         let context = convert::context(call);
         let (stage, manifest) = (convert::stage(stage), convert::manifest(manifest));
-        called(self.0.evaluate_manifest(&context, stage, &manifest).await, convert::said)
+        let answer = self.plugin.evaluate_manifest(&context, stage, &manifest).await;
+        self.note(&context, Input::Manifest(stage, &manifest), &answer, answer::of_verdict);
+        called(answer, convert::said)
     }
 }
 

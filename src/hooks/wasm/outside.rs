@@ -10,6 +10,7 @@ use pierhead_plugin_host::wit::{self, ContentError, Level};
 use pierhead_plugin_host::{
     Blob as HostBlob, Content as HostContent, Facts as HostFacts, LogLine, LogSink,
 };
+use pierhead_plugin_tools::case::KnownFact;
 
 use crate::hooks::facts::Facts;
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
@@ -123,7 +124,21 @@ impl LogSink for Log {
     }
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct FactsOf(pub(super) Facts);
+
+impl FactsOf {
+    /// What is known of a digest, in the words of a case.
+    pub(super) fn known(&self, subject: &str) -> Vec<KnownFact> {
+        let known = |fact: wit::Fact| KnownFact {
+            subject: Some(subject.to_owned()),
+            source: fact.source,
+            name: fact.name,
+            json: serde_json::from_str(&fact.json).unwrap_or_default(),
+        };
+        self.about(subject, None).into_iter().map(known).collect()
+    }
+}
 
 impl HostFacts for FactsOf {
     fn about(&self, subject: &str, name: Option<&str>) -> Vec<wit::Fact> {

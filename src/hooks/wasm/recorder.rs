@@ -109,12 +109,12 @@ mod tests {
     async fn what_is_recorded_is_read_again() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("calls.yaml");
-        let tasks = Tasks::new(&prometheus::Registry::new()).unwrap();
-        let recorder = Recorder::start(path.clone(), &tasks);
+        let (queue, waiting) = mpsc::channel(QUEUE_CASES_MAX);
+        let recorder = Recorder(queue);
         recorder.note(|| case("one"));
         recorder.note(|| case("two: with \"marks\"\n---\n"));
         drop(recorder);
-        tasks.drain(std::time::Duration::from_secs(10)).await;
+        write(path.clone(), waiting).await;
         let cases = read(&path).unwrap();
         let names: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
         assert_eq!(names, ["one", "two: with \"marks\"\n---\n"]);

@@ -7,7 +7,7 @@
 //! | [`error`] | the one shape of errors |
 //! | [`name`] | images in requests, and where their names lead |
 //! | [`status`] | the whole at a glance |
-//! | [`upstreams`], [`fills`], [`workers`] | what runs |
+//! | [`upstreams`], [`fills`], [`workers`], [`plugins`] | what runs |
 //! | [`recent`] | what went wrong lately |
 //! | [`images`] | what is in the cache |
 //! | [`explain`] | what the next pull would be, and why |
@@ -29,6 +29,7 @@ pub mod images;
 pub mod log_level;
 pub mod name;
 pub mod origin;
+pub mod plugins;
 pub mod recent;
 pub mod scrub;
 pub mod status;
@@ -61,6 +62,7 @@ use self::transfer::Transfers;
 use super::Probes;
 use crate::background::Workers;
 use crate::clock::Clock;
+use crate::hooks::chain::Chained;
 use crate::http::body::Body;
 use crate::http::recent::Recent;
 use crate::keep::Keeper;
@@ -94,6 +96,8 @@ pub struct ApiParts {
     pub keeper: Keeper,
     /// The verification of what is stored.
     pub scrub: Scrub,
+    /// The plugins.
+    pub plugins: Chained,
     /// Where names lead.
     pub naming: Arc<Naming>,
     /// What went wrong lately.
@@ -173,6 +177,7 @@ fn routes() -> OpenApiRouter<Arc<ApiParts>> {
         .routes(routes!(upstreams::list_upstreams))
         .routes(routes!(fills::list_fills))
         .routes(routes!(workers::list_workers))
+        .routes(routes!(plugins::list_plugins))
         .routes(routes!(recent::list_recent))
         .routes(routes!(storage::get_storage))
         .routes(routes!(storage::collect))

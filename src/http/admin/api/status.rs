@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::fills::Fill;
+use super::plugins::Plugin;
 use super::recent::RecentEvent;
 use super::storage::{Storage, storage};
 use super::time::rfc3339;
@@ -54,6 +55,9 @@ pub struct Status {
     pub fills: Vec<Fill>,
     /// The upstreams, by name.
     pub upstreams: Vec<Upstream>,
+    /// Mounted plugins, in the order of the configuration.
+    #[serde(default)]
+    pub plugins: Vec<Plugin>,
     /// Background work.
     pub workers: Vec<Worker>,
     /// What went wrong lately, the last event first.
@@ -95,6 +99,7 @@ pub(super) async fn get_status(State(parts): Shared) -> Json<Status> {
         storage: storage(&parts).await,
         fills: parts.puller.fills().into_iter().map(Fill::from).collect(),
         upstreams: parts.puller.upstreams().into_iter().map(Upstream::from).collect(),
+        plugins: parts.plugins.view().into_iter().map(Plugin::from).collect(),
         workers: parts.workers.list().into_iter().map(Worker::from).collect(),
         recent: parts.recent.list().into_iter().map(RecentEvent::from).collect(),
         notices,
