@@ -56,8 +56,11 @@ impl Keys {
             .args(["-pkeyopt", "rsa_keygen_bits:2048"])
             .output()
             .expect("openssl runs");
-        let rsa = RsaKeyPair::from_pkcs8(&made.stdout);
-        let rsa = rsa.unwrap_or_else(|error| panic!("{error}: {made:?}"));
+        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        // Versions of it differ in the form.
+        let rsa = RsaKeyPair::from_pkcs8(&made.stdout)
+            .or_else(|_| RsaKeyPair::from_der(&made.stdout))
+            .expect("a key");
         let (random, kind) = (SystemRandom::new(), &signature::ECDSA_P256_SHA256_FIXED_SIGNING);
         let document = EcdsaKeyPair::generate_pkcs8(kind, &random).expect("a key");
         let ec = EcdsaKeyPair::from_pkcs8(kind, document.as_ref(), &random).expect("a key");
