@@ -122,7 +122,7 @@ impl Plugin for Cedar {
         let looks = looks::at(&policies).map_err(wrong)?;
         let with_facts = looks.as_ref().is_none_or(|key| key.contains(DependsOn::FACTS));
         let reuse = looks.filter(|_| !settings.reuse.0.is_zero());
-        Ok(Self {
+        let cedar = Self {
             engine: Engine::new(),
             policies,
             entities,
@@ -131,7 +131,11 @@ impl Plugin for Cedar {
             otherwise: settings.otherwise,
             reuse: reuse.map(|key| (settings.reuse.0, key)),
             with_facts,
-        })
+        };
+        // What Cedar makes on first use is a part of the snapshot then. What policies say about
+        // nothing in particular does not matter.
+        let _ = cedar.decide(&Value::Null);
+        Ok(cedar)
     }
 }
 

@@ -117,7 +117,7 @@ mod tests {
         assert!(verdict.is_denied());
         assert_eq!(verdict.message(), Some("no"));
         assert_eq!(verdict.warnings().collect::<Vec<_>>(), ["soon"]);
-        let reuse = verdict.reuse.clone().expect("it was given");
+        let reuse = verdict.reuse.expect("it was given");
         assert_eq!(reuse.ttl_ms, 60_000);
         assert!(reuse.key.contains(DependsOn::TAG) && !reuse.key.contains(DependsOn::TIME));
         let Decision::Deny(denial) = verdict.decision else { panic!("it refuses") };
