@@ -66,6 +66,10 @@ impl Hooks for Policy {
         Ok(Allowed::default())
     }
 
+    fn decides_access(&self) -> bool {
+        true
+    }
+
     fn judges_manifests(&self) -> bool {
         self.on.load(Ordering::SeqCst)
     }
