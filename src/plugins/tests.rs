@@ -132,7 +132,7 @@ impl World {
             digest: Digest::sha256(b"{}"),
             media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
             bytes: Bytes::from_static(b"{}"),
-            config: None,
+            config: crate::hooks::ImageConfig::Unnamed,
         };
         self.chained.admit(&context(), &manifest).await
     }

@@ -287,7 +287,7 @@ async fn who_wears_a_plugin_out_is_told_of() {
         (Broke::Deadline, true),
         (Broke::Memory, true),
         (Broke::Trap { kind: "unreachable", backtrace: String::new() }, true),
-        (Broke::Failure { message: "nobody answers".to_owned() }, false),
+        (Broke::Failure { message: "nobody answers".to_owned(), unavailable: true }, false),
         (Broke::Busy, false),
     ] {
         let guest = Arc::new(Scripted {
