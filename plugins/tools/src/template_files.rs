@@ -61,6 +61,7 @@ sdk!(
     "src/testing/functions/crypto.rs",
     "src/testing/tests.rs",
     "src/units.rs",
+    "src/document.rs",
     "src/verdict.rs",
 );
 
