@@ -16,7 +16,7 @@ const SPARE_ENTRIES_MAX: usize = 1024;
 pub enum Limit {
     /// Open connections of the registry's listener.
     Connections,
-    /// Open connections of one client, or its requests through trusted proxies.
+    /// Open connections of one client.
     ConnectionsPerClient,
     /// Open connections of the operator's listener.
     AdminConnections,
@@ -24,6 +24,8 @@ pub enum Limit {
     Refusals,
     /// Requests that are not answered to the end.
     Requests,
+    /// Those of one client.
+    RequestsPerClient,
     /// Bytes of answers in memory.
     BodyMemory,
     /// Answers that read blobs while these arrive.
@@ -38,12 +40,13 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connections,
         Self::ConnectionsPerClient,
         Self::AdminConnections,
         Self::Refusals,
         Self::Requests,
+        Self::RequestsPerClient,
         Self::BodyMemory,
         Self::Followers,
         Self::Fills,
@@ -59,6 +62,7 @@ impl Limit {
             Self::AdminConnections => "admin_connections",
             Self::Refusals => "refusals",
             Self::Requests => "requests",
+            Self::RequestsPerClient => "requests_per_client",
             Self::BodyMemory => "body_memory",
             Self::Followers => "followers",
             Self::Fills => "fills",
@@ -77,6 +81,9 @@ impl Limit {
             Self::AdminConnections => "too many connections are open to the operator's side",
             Self::Refusals => "too many connections are being refused",
             Self::Requests => "too many requests are being answered (server.requests_max)",
+            Self::RequestsPerClient => {
+                "this client has too many requests (server.requests_per_client_max)"
+            }
             Self::BodyMemory => "answers take too much memory (server.body_memory_max)",
             Self::Followers => "too many answers wait for blobs to arrive (fill.followers_max)",
             Self::Fills => "too many blobs are being filled (fill.concurrent_max)",

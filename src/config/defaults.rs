@@ -12,6 +12,7 @@ pub(super) const ADMIN_LISTEN: SocketAddr = SocketAddr::new(LOOPBACK, 5001);
 pub(super) const CONNECTIONS_MAX: usize = 4096;
 pub(super) const CONNECTIONS_PER_CLIENT_MAX: u32 = 1024;
 pub(super) const REQUESTS_MAX: u32 = 8192;
+pub(super) const REQUESTS_PER_CLIENT_MAX: u32 = 2048;
 pub(super) const BODY_MEMORY_MAX: u64 = 1 << 30;
 pub(super) const SERVER_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const HEADER_BYTES_MAX: usize = 64 << 10;

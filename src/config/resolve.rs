@@ -136,6 +136,11 @@ fn server(keys: &ServerSection) -> ServerSettings {
             defaults::CONNECTIONS_PER_CLIENT_MAX,
         ),
         requests_max: or(keys.requests_max.as_ref(), |v| v.0, defaults::REQUESTS_MAX),
+        requests_per_client_max: or(
+            keys.requests_per_client_max.as_ref(),
+            |v| v.0,
+            defaults::REQUESTS_PER_CLIENT_MAX,
+        ),
         body_memory_max: or(keys.body_memory_max.as_ref(), |v| v.0, defaults::BODY_MEMORY_MAX),
         header_timeout: or(keys.header_timeout.as_ref(), |v| v.0, defaults::SERVER_HEADER_TIMEOUT),
         header_bytes_max: or(

@@ -123,6 +123,7 @@ section! {
     connections_max: Count<1, 1_000_000>,
     connections_per_client_max: Count<0, 1_000_000>,
     requests_max: Count<1, 1_000_000>,
+    requests_per_client_max: Count<0, 1_000_000>,
     // One manifest of the largest size has to fit.
     body_memory_max: Size<{ 16 << 20 }, { i64::MAX as u64 }>,
     header_timeout: Timeout,

@@ -1,4 +1,4 @@
-//! Who comes in: connections in all and of each client, and requests in all.
+//! Who comes in: connections and requests, in all and of each client.
 //!
 //! A connection beyond a limit is not left waiting in the system's queue, where a client waits for
 //! an answer until it gives up. It gets its 503 from a small reserve, where probes are answered as
@@ -31,6 +31,7 @@ pub struct Door {
     refusals: Option<Gate>,
     refusals_each: PerClient<ClientId>,
     requests: Option<Gate>,
+    requests_each: PerClient<ClientId>,
     trusted: Arc<[IpNet]>,
 }
 
@@ -59,6 +60,10 @@ impl Door {
             connections: gates.gate(Limit::Connections, settings.connections_max as u64),
             refusals: Some(gates.gate(Limit::Refusals, REFUSALS_MAX)),
             requests: Some(gates.gate(Limit::Requests, u64::from(settings.requests_max))),
+            requests_each: PerClient::new(
+                Limit::RequestsPerClient,
+                settings.requests_per_client_max,
+            ),
             ..Self::admin(settings, gates)
         }
     }
@@ -72,12 +77,13 @@ impl Door {
             refusals: None,
             refusals_each: PerClient::new(Limit::Refusals, REFUSALS_PER_CLIENT_MAX),
             requests: None,
+            requests_each: PerClient::new(Limit::RequestsPerClient, 0),
             trusted: settings.trusted_proxies.clone().into(),
         }
     }
 
     /// A connection from `peer` has come. Those of trusted proxies are nobody's own: they count in
-    /// all, and their clients are counted by [`Door::request`].
+    /// all, and their clients' requests are counted by [`Door::request`].
     pub fn knock(&self, peer: IpAddr) -> Knock {
         match self.welcome(peer) {
             Ok(inside) => Knock::Welcome(inside),
@@ -100,13 +106,16 @@ impl Door {
         Some(Inside { _permit: Some(permit), _place: Some(place) })
     }
 
-    /// A request of `client` has come on a connection from `peer`. A client behind a trusted proxy
-    /// has no connections of its own, so its requests count in their place.
+    /// A request of `client` has come, over whatever connection: HTTP/2 carries many in one, and
+    /// the clients behind a trusted proxy have none of their own. A proxy that asks for itself,
+    /// such as for a probe, counts in all alone.
     ///
     /// # Errors
     /// When there are too many.
-    pub fn request(&self, peer: IpAddr, client: IpAddr) -> Result<Inside, Full> {
-        let place = (peer != client).then(|| self.each.enter(&ClientId::at(client))).transpose()?;
+    pub fn request(&self, client: IpAddr) -> Result<Inside, Full> {
+        let is_proxy = is_trusted(client, &self.trusted);
+        let place =
+            (!is_proxy).then(|| self.requests_each.enter(&ClientId::at(client))).transpose()?;
         let permit = self.requests.as_ref().map(|requests| requests.enter(1)).transpose()?;
         Ok(Inside { _permit: permit, _place: place })
     }
@@ -125,6 +134,7 @@ mod tests {
             connections_max: connections,
             connections_per_client_max: each,
             requests_max: requests,
+            requests_per_client_max: each,
             body_memory_max: 1 << 20,
             header_timeout: Duration::from_secs(1),
             header_bytes_max: 8 << 10,
@@ -178,19 +188,20 @@ mod tests {
         let proxy = IpAddr::from([10, 0, 0, 1]);
         let held: Vec<_> = (0..100).map(|_| door.knock(proxy)).collect();
         assert!(held.iter().all(|knock| matches!(knock, Knock::Welcome(_))));
-        let _two = [door.request(proxy, ip(1)).unwrap(), door.request(proxy, ip(1)).unwrap()];
-        assert_eq!(door.request(proxy, ip(1)).unwrap_err(), Full(Limit::ConnectionsPerClient));
-        assert!(door.request(proxy, ip(2)).is_ok());
+        let _two = [door.request(ip(1)).unwrap(), door.request(ip(1)).unwrap()];
+        assert_eq!(door.request(ip(1)).unwrap_err(), Full(Limit::RequestsPerClient));
+        assert!(door.request(ip(2)).is_ok());
         // Probes of the proxy itself.
-        assert!(door.request(proxy, proxy).is_ok());
+        let probes: Vec<_> = (0..3).map(|_| door.request(proxy)).collect();
+        assert!(probes.iter().all(Result::is_ok));
     }
 
     #[test]
     fn requests_are_limited_in_all() {
         let (door, _gates) = door(100, 1, 1);
-        let one = door.request(ip(1), ip(1)).unwrap();
-        assert_eq!(door.request(ip(2), ip(2)).unwrap_err(), Full(Limit::Requests));
+        let one = door.request(ip(1)).unwrap();
+        assert_eq!(door.request(ip(2)).unwrap_err(), Full(Limit::Requests));
         drop(one);
-        assert!(door.request(ip(2), ip(2)).is_ok());
+        assert!(door.request(ip(2)).is_ok());
     }
 }

@@ -320,7 +320,7 @@ impl Server {
             // It is noted already, with the connection.
             return Err(full);
         }
-        let entered = self.door.request(caller.peer.ip(), client.ip());
+        let entered = self.door.request(client.ip());
         if let Err(full) = &entered {
             self.overload.refused(full.0, client.ip());
         }

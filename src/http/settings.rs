@@ -22,6 +22,8 @@ pub struct ServerSettings {
     pub connections_per_client_max: u32,
     /// Requests at a time that are not answered to the end; further ones are refused with 503.
     pub requests_max: u32,
+    /// Those of one client; 0 is no limit.
+    pub requests_per_client_max: u32,
     /// What all answers may hold in memory, in bytes; further ones are refused with 503.
     pub body_memory_max: u64,
     /// How long a client may take to send a request's headers, and how long an idle connection is kept.

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moka::sync::Cache;
-use prometheus::IntCounter;
 use rustix::io::Errno;
 
 use super::follow::{MAPPED_BYTES_MAX, ReadError, read_exactly};
@@ -46,7 +45,6 @@ struct Inner {
     tasks: Tasks,
     looks: SingleFlight<Digest, Found>,
     intact: Cache<Digest, ()>,
-    taken_out: IntCounter,
 }
 
 /// What a stored blob turned out to be.
@@ -65,15 +63,14 @@ enum Found {
 }
 
 impl Damage {
-    /// Takes damaged blobs out of `blobs` and `hot`, and counts them.
-    pub fn new(blobs: Arc<dyn BlobStore>, hot: Hot, tasks: Tasks, taken_out: IntCounter) -> Self {
+    /// Takes damaged blobs out of `blobs` and `hot`.
+    pub fn new(blobs: Arc<dyn BlobStore>, hot: Hot, tasks: Tasks) -> Self {
         Self(Arc::new(Inner {
             blobs,
             hot,
             looks: SingleFlight::new("damage_look", tasks.clone()),
             tasks,
             intact: Cache::builder().max_capacity(INTACT_MAX).time_to_live(INTACT_FOR).build(),
-            taken_out,
         }))
     }
 
@@ -139,7 +136,6 @@ impl Inner {
         self.hot.forget_bytes(digest);
         match self.blobs.quarantine(digest).await {
             Ok(true) => {
-                self.taken_out.inc();
                 tracing::error!(%digest, why, "took a damaged blob out of the store");
                 Found::TakenOut
             }
@@ -284,9 +280,8 @@ mod tests {
             let (proof, bytes) = verified(&pattern(1, SIZE as usize));
             blobs.put(proof, bytes).await.unwrap();
             let tasks = Tasks::new(&prometheus::Registry::new()).unwrap();
-            let counter = IntCounter::new("taken_out", "x").unwrap();
             let hot = Hot::new(HotOptions::default());
-            let damage = Damage::new(Arc::new(blobs.clone()), hot, tasks, counter);
+            let damage = Damage::new(Arc::new(blobs.clone()), hot, tasks);
             Self { root, blobs, damage, digest: *proof.digest() }
         }
 

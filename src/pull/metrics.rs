@@ -25,7 +25,6 @@ pub struct PullMetrics {
     stale: IntCounterVec,
     stale_refused: IntCounterVec,
     refreshes: IntCounterVec,
-    damaged: IntCounter,
 }
 
 impl PullMetrics {
@@ -81,10 +80,6 @@ impl PullMetrics {
             ),
             &["cause", "result"],
         )?;
-        let damaged = IntCounter::new(
-            "pierhead_damaged_blobs_total",
-            "Stored blobs that were found damaged when they were read, and taken out",
-        )?;
         // From zero on: that a rare one happened for the first time is what alerts are about.
         for result in FILL_RESULTS {
             fills.with_label_values(&[result]);
@@ -112,7 +107,6 @@ impl PullMetrics {
         registry.register(Box::new(stale.clone()))?;
         registry.register(Box::new(stale_refused.clone()))?;
         registry.register(Box::new(refreshes.clone()))?;
-        registry.register(Box::new(damaged.clone()))?;
         Ok(Self {
             fills,
             followers,
@@ -125,12 +119,7 @@ impl PullMetrics {
             stale,
             stale_refused,
             refreshes,
-            damaged,
         })
-    }
-
-    pub(super) const fn damaged(&self) -> &IntCounter {
-        &self.damaged
     }
 
     pub(super) fn fill_ended(&self, result: &str) {

@@ -232,8 +232,7 @@ impl Puller {
             tasks.clone(),
             metrics.clone(),
         );
-        let taken_out = metrics.damaged().clone();
-        let damage = Damage::new(Arc::clone(&blobs), hot.clone(), tasks.clone(), taken_out);
+        let damage = Damage::new(Arc::clone(&blobs), hot.clone(), tasks.clone());
         let shared = Arc::new(Inner {
             sites,
             blobs,

@@ -182,9 +182,26 @@ fn one_client_cannot_take_all_connections() {
 }
 
 #[test]
+fn one_client_cannot_take_all_requests() {
+    let (upstream, blobs) = stalling(1);
+    let pierhead = patient(&upstream, "[server]\nrequests_per_client_max = 2\n");
+    let url = blob_url(&pierhead, "library/a", &blobs[0]);
+    std::thread::scope(|scope| {
+        holds(scope, get(&*url));
+        holds(scope, get(&*url));
+        wait_until("two are being answered", DEADLINE, || {
+            (used(&pierhead, "requests") == 2.0).then_some(())
+        });
+        refused(&get(&*url));
+        at_once(&get(format!("{}/readyz", pierhead.url()))).expect(200);
+    });
+    assert_eq!(refusals(&pierhead, "requests_per_client"), 1.0);
+}
+
+#[test]
 fn clients_behind_a_proxy_are_told_apart() {
     let (upstream, blobs) = stalling(1);
-    let limits = "[server]\nconnections_per_client_max = 1\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    let limits = "[server]\nrequests_per_client_max = 1\ntrusted_proxies = [\"127.0.0.1\"]\n";
     let pierhead = patient(&upstream, limits);
     let from = |client: &str, url: String| get(url).header("X-Forwarded-For", client);
     let base = format!("{}/v2/", pierhead.url());

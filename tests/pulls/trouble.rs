@@ -260,7 +260,8 @@ fn cut_while_read(
     assert!(got == right.part(0, got.len()), "wrong bytes");
 
     wait_until("the blob is taken out", DEADLINE, || {
-        (pierhead.metric("pierhead_damaged_blobs_total", &[]) >= 1.0).then_some(())
+        (pierhead.metric("pierhead_storage_quarantined_total", &[("found_by", "read")]) >= 1.0)
+            .then_some(())
     });
     assert!(!path.exists());
     assert_eq!(sha256(&request(&url).send().expect(200).body), digest);
@@ -295,5 +296,5 @@ fn a_file_cut_between_two_runs_is_fetched_again_without_a_failure() {
     pierhead.restart();
     pull(&pierhead, 0, &image);
     assert_eq!(gets(&upstream, &image), 4);
-    assert_eq!(pierhead.metric("pierhead_damaged_blobs_total", &[]), 2.0);
+    assert_eq!(pierhead.metric("pierhead_storage_quarantined_total", &[("found_by", "read")]), 2.0);
 }

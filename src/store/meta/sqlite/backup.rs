@@ -51,7 +51,7 @@ impl SqliteMeta {
             .map_err(|cause| failed(&self.0.path, "back up the database", cause));
         let backup = self.0.root.join(BACKUP_FILE);
         let kept = match written {
-            Ok(_) => match check(&target, true).await {
+            Ok(_) => match check(&target, Depth::Pages, true).await {
                 Ok(()) => rename(&target, &backup).await,
                 Err(error) => Err(error),
             },
@@ -83,7 +83,7 @@ pub(super) async fn restore(root: &Path, path: &Path) -> Result<bool, StoreError
     if !exists(&backup).await? {
         return Ok(false);
     }
-    match check(&backup, true).await {
+    match check(&backup, Depth::Pages, true).await {
         Ok(()) => {}
         Err(error) if error.kind() == StoreErrorKind::Corrupt => {
             tracing::error!(%error, "the backup of the metadata database is of no use either");
@@ -124,11 +124,20 @@ pub(super) async fn keep_damaged(root: &Path) -> Result<(), StoreError> {
     rename(&backup, &root.join(DAMAGED_BACKUP_FILE)).await
 }
 
+/// How closely a database is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Every page and record.
+    Pages,
+    /// And that every index agrees with its table, which takes several times as long.
+    Indexes,
+}
+
 /// Reads the whole database at `path` and judges it. `at_rest` promises that nothing writes to it,
 /// and leaves no trace beside it.
 ///
 /// Fails with [`StoreErrorKind::Corrupt`](crate::store::StoreErrorKind::Corrupt) if it is damaged, otherwise if it cannot be judged.
-pub(super) async fn check(path: &Path, at_rest: bool) -> Result<(), StoreError> {
+pub(super) async fn check(path: &Path, depth: Depth, at_rest: bool) -> Result<(), StoreError> {
     const DOING: &str = "check the database";
     let failed = |cause| failed(path, DOING, cause);
     let options = if at_rest {
@@ -137,7 +146,11 @@ pub(super) async fn check(path: &Path, at_rest: bool) -> Result<(), StoreError> 
         options(path)
     };
     let mut connection = options.connect().await.map_err(failed)?;
-    let verdict = sqlx::query("PRAGMA quick_check(1)")
+    let pragma = match depth {
+        Depth::Pages => "PRAGMA quick_check(1)",
+        Depth::Indexes => "PRAGMA integrity_check(1)",
+    };
+    let verdict = sqlx::query(pragma)
         .fetch_one(&mut connection)
         .await
         .and_then(|row| row.try_get::<String, _>(0))

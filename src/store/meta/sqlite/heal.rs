@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::backup::{BACKUP_FILE, check, exists, keep_damaged, restore};
+use super::backup::{BACKUP_FILE, Depth, check, exists, keep_damaged, restore};
 use super::connect::{self, Pools};
 use super::health::{Remade, Source};
 use super::{META_FILE, SqliteMeta, schema};
@@ -50,7 +50,7 @@ impl SqliteMeta {
             Found::Missing if has_content || exists(&root.join(BACKUP_FILE)).await? => {
                 Some("it was missing".to_owned())
             }
-            Found::Unclean => match check(&path, false).await {
+            Found::Unclean => match check(&path, Depth::Pages, false).await {
                 Ok(()) => None,
                 Err(error) if error.kind() == StoreErrorKind::Corrupt => Some(error.to_string()),
                 Err(error) => return Err(error),
