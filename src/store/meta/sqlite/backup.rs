@@ -136,7 +136,7 @@ pub(super) enum Depth {
 /// Reads the whole database at `path` and judges it. `at_rest` promises that nothing writes to it,
 /// and leaves no trace beside it.
 ///
-/// Fails with [`StoreErrorKind::Corrupt`](crate::store::StoreErrorKind::Corrupt) if it is damaged, otherwise if it cannot be judged.
+/// Fails with [`StoreErrorKind::Corrupt`] if it is damaged, otherwise if it cannot be judged.
 pub(super) async fn check(path: &Path, depth: Depth, at_rest: bool) -> Result<(), StoreError> {
     const DOING: &str = "check the database";
     let failed = |cause| failed(path, DOING, cause);

@@ -163,7 +163,8 @@ pub(super) async fn remake(
     Ok((pools, remade))
 }
 
-/// Renames the files of the database. Empty ones, as an attempt to open it leaves them, go. Where the database's own file went, if there was one.
+/// Renames the files of the database. Empty ones, as an attempt to open it leaves them, go. Returns
+/// where the database's own file went, if there was one.
 async fn move_aside(path: &Path, at: Timestamp) -> Result<Option<PathBuf>, StoreError> {
     let path = path.to_owned();
     blocking("move the database aside", move || {
