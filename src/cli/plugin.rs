@@ -48,8 +48,8 @@ pub(super) struct NewArgs {
     /// The plugin's name, and that of the directory
     #[arg(value_name = "NAME", value_parser = |name: &str| ProjectName::from_str(name))]
     name: ProjectName,
-    /// What it is to be asked: request-policy, manifest-policy, authenticator, authorizer,
-    /// resolver, upstream-credentials
+    /// What it is to be asked: request-policy, manifest-policy, authenticator, authorizer or
+    /// resolver (in JavaScript: request-policy)
     #[arg(long, value_parser = |name: &str| Hook::from_str(name), default_value = "request-policy")]
     hook: Hook,
     /// What it is written in

@@ -262,6 +262,7 @@ pub(super) fn resolve(
             .as_ref()
             .map_or(defaults.decisions_max, |at| at.value.0.into()),
         watch: shared.watch.as_ref().map_or(defaults.watch, |at| at.value),
+        pagemap_scan: shared.pagemap_scan.as_ref().map_or(defaults.pagemap_scan, |at| at.value),
         mounts: Vec::new(),
     };
     for (name, plugin) in plugins {

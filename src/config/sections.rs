@@ -269,6 +269,7 @@ section! {
     calls_max: Count<1, 4096>,
     decisions_max: Count<0, 10_000_000>,
     watch: bool,
+    pagemap_scan: bool,
 }
 
 /// The tables at the top.

@@ -332,6 +332,7 @@ impl Plugins {
         let parts = RuntimeParts {
             memory_budget_bytes: settings.memory_max,
             instances_max: settings.calls_max,
+            pagemap_scan: settings.pagemap_scan,
             compiled,
             facts: parts.facts.clone(),
             content: Arc::clone(&parts.content),

@@ -31,6 +31,8 @@ pub struct PluginSettings {
     pub decisions_max: u64,
     /// Whether files are loaded again when they change.
     pub watch: bool,
+    /// Whether the kernel is asked which pages a call has written, where it can be.
+    pub pagemap_scan: bool,
 }
 
 impl Default for PluginSettings {
@@ -42,6 +44,7 @@ impl Default for PluginSettings {
             calls_max: CALLS_MAX,
             decisions_max: DECISIONS_MAX,
             watch: true,
+            pagemap_scan: true,
         }
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn policies(program: &Path, rounds: usize, seconds: u64) -> Result<Ve
     let without = pierhead(program, &origin.url(), "")?;
     let cached = mounted(program, &origin, &policies.cached, "")?;
     let called = mounted(program, &origin, &policies.called, "")?;
-    let elsewhere = "[plugins]\npagemap_scan = \"off\"\n";
+    let elsewhere = "[plugins]\npagemap_scan = false\n";
     let elsewhere = mounted(program, &origin, &policies.called, elsewhere)?;
     let all = [
         (Who::Pierhead, &without),

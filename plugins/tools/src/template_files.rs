@@ -71,6 +71,7 @@ const RUST: &[File] = &[
     file!(".gitignore", "../templates/rust/gitignore.in"),
     file!("README.md", "../templates/rust/README.md.in"),
     file!("vendor/pierhead-plugin/Cargo.toml", "../../sdk/vendored.toml"),
+    file!("vendor/pierhead-plugin/README.md", "../../sdk/README.md"),
 ];
 
 /// The two files that depend on the hook.

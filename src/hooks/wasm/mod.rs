@@ -18,8 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pierhead_plugin_host::{
-    Called as HostCalled, CompiledCache, Host, HostOptions, Limits, MountSpec, Outside, Plugin,
-    SecretString,
+    Called as HostCalled, CompiledCache, Host, HostOptions, Limits, MountSpec, Outside,
+    PagemapScan, Plugin, SecretString,
 };
 
 use pierhead_plugin_host::wit::CallContext;
@@ -48,6 +48,8 @@ pub struct RuntimeParts {
     pub memory_budget_bytes: u64,
     /// Calls at a time.
     pub instances_max: u32,
+    /// Whether the kernel is asked which pages a call has written, where it can be.
+    pub pagemap_scan: bool,
     /// Where compiled code is kept, with the key that vouches for it.
     pub compiled: Option<(Arc<Path>, [u8; 32])>,
     /// What was found out about content.
@@ -142,6 +144,7 @@ impl Runtime {
         let options = HostOptions {
             memory_budget_bytes: usize::try_from(parts.memory_budget_bytes).unwrap_or(usize::MAX),
             instances_max: parts.instances_max,
+            pagemap_scan: if parts.pagemap_scan { PagemapScan::Auto } else { PagemapScan::Off },
             compiled: parts
                 .compiled
                 .map(|(dir, key)| CompiledCache { dir: dir.to_path_buf(), key }),
