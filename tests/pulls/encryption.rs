@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pierhead_kit::http::{End, Request};
 use pierhead_kit::program::{Pierhead, Run, require};
 use pierhead_kit::tls::{Authority, Pair, client};
 use pierhead_kit::upstream::{Fault, FaultyUpstream, On};
-use pierhead_kit::wait_until;
+use pierhead_kit::{SetOnDrop, wait_until};
 
 use super::{DEADLINE, PIERHEAD, blob_url, code, config};
 
@@ -186,28 +187,32 @@ fn certificates_replaced_under_load_lose_no_connection() {
     let slow_path = format!("/v2/library/a/blobs/{slow}");
     let (small, slow) =
         (blob_url(&pierhead, "library/a", &small), blob_url(&pierhead, "library/a", &slow));
-    let (done, pulls) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let (issued, seen) = std::thread::scope(|scope| {
+    let done = AtomicBool::new(false);
+    // What the clients were shown. Each certificate stays until one of them has met it.
+    let seen = Mutex::new(BTreeSet::new());
+    let wait_until_seen = |certificate: &Vec<u8>| {
+        wait_until("a client meets the certificate", DEADLINE, || {
+            seen.lock().unwrap().contains(certificate).then_some(())
+        });
+    };
+    let issued = std::thread::scope(|scope| {
         // Answers that last over many replacements.
         let long = scope.spawn(|| site.request(&slow, None).send());
         let long_http2 = scope.spawn(|| curl(&pierhead, &site, &slow_path, &["--http2"]));
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| {
-                scope.spawn(|| {
-                    // One configuration for all pulls, so that sessions are resumed as well.
-                    let config = client(site.authority.pem(), None);
-                    let mut seen = BTreeSet::new();
-                    while !done.load(Ordering::Relaxed) {
-                        let answer = Request::new("GET", &*small).tls(&config).send().expect(200);
-                        assert_eq!((answer.body.len(), answer.end), (200_000, End::Complete));
-                        seen.insert(answer.certificate.unwrap());
-                        pulls.fetch_add(1, Ordering::Relaxed);
-                    }
-                    seen
-                })
-            })
-            .collect();
-        let mut issued = vec![site.first.der.clone()];
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                // One configuration for all pulls, so that sessions are resumed as well.
+                let config = client(site.authority.pem(), None);
+                while !done.load(Ordering::Relaxed) {
+                    let answer = Request::new("GET", &*small).tls(&config).send().expect(200);
+                    assert_eq!((answer.body.len(), answer.end), (200_000, End::Complete));
+                    seen.lock().unwrap().insert(answer.certificate.unwrap());
+                }
+            });
+        }
+        let _ended = SetOnDrop(&done);
+        wait_until_seen(&site.first.der);
+        let mut issued = BTreeSet::from([site.first.der.clone()]);
         for _ in 0..REPLACEMENTS {
             let next = site.authority.server();
             next.write(site.dir(), "server");
@@ -215,25 +220,16 @@ fn certificates_replaced_under_load_lose_no_connection() {
             wait_until("the new certificate is shown", DEADLINE, || {
                 (site.shown(&pierhead) == next.der).then_some(())
             });
-            // The clients meet this one too.
-            let before = pulls.load(Ordering::Relaxed);
-            wait_until("pulls", DEADLINE, || {
-                (pulls.load(Ordering::Relaxed) >= before + CLIENTS).then_some(())
-            });
-            issued.push(next.der);
+            wait_until_seen(&next.der);
+            issued.insert(next.der);
         }
         assert_eq!(long.join().unwrap().expect(200).body.len() as u64, 6 * MIB);
         if let Some(pulled) = long_http2.join().unwrap() {
             assert_eq!(pulled, (true, format!("200 2 {}", 6 * MIB)));
         }
-        done.store(true, Ordering::Relaxed);
-        let seen: BTreeSet<_> = clients.into_iter().flat_map(|c| c.join().unwrap()).collect();
-        (issued, seen)
+        issued
     });
-    for (n, certificate) in issued.iter().enumerate() {
-        assert!(seen.contains(certificate), "no client was shown certificate {n}");
-    }
-    assert!(seen.len() == issued.len(), "a certificate that nobody has issued");
+    assert!(seen.into_inner().unwrap() == issued, "a certificate that nobody has issued");
     let changes = pierhead.metric("pierhead_tls_certificate_changes_total", &[]);
     assert_eq!(changes, 1.0 + REPLACEMENTS as f64);
     for result in ["failed", "gone", "timed_out", "incompatible", "no_certificate"] {

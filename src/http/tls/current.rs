@@ -54,9 +54,13 @@ impl Current {
         self.parts().pair.is_some()
     }
 
-    /// Shows this certificate from now on.
+    /// Shows this certificate from now on. One that is shown already is no change.
     pub fn set_pair(&self, pair: Pair) -> Result<(), rustls::Error> {
         let (facts, expires) = (pair.facts.clone(), pair.facts.expires);
+        let shown = self.parts().pair.as_ref().map(|shown| Arc::clone(&shown.key));
+        if shown.is_some_and(|shown| shown.cert == pair.key.cert) {
+            return Ok(());
+        }
         self.change(|parts| parts.pair = Some(pair))?;
         self.metrics.certificate(expires);
         tracing::info!(serial = facts.serial, names = ?facts.dns_names, "a certificate is in use");

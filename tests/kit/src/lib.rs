@@ -33,6 +33,7 @@ pub mod space;
 pub mod tls;
 pub mod upstream;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -52,5 +53,16 @@ pub fn wait_until<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> 
         }
         assert!(tokio::time::Instant::now() < end, "{what}: not within {deadline:?}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sets the flag that ends the threads of a scope, however the scope is left. It waits for them:
+/// without, a failed assertion would never be told.
+#[derive(Debug)]
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
