@@ -123,7 +123,10 @@ impl Context {
 
 /// Keys and values for the access log's line of one request. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Notes(Arc<OnceLock<Mutex<Vec<(String, String)>>>>);
+pub struct Notes(Arc<OnceLock<Mutex<Pairs>>>);
+
+/// Keys and values, in the order in which they were noted.
+type Pairs = Vec<(String, String)>;
 
 impl Notes {
     /// Notes something. What is too much is left out, what is too long is cut, and what could

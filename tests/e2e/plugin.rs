@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pierhead_kit::http::{Request, get};
-use pierhead_kit::images::{Layout, random_layers};
+use pierhead_kit::images::random_layers;
 use pierhead_kit::program::{DockerRegistry, Dockerd, Output, Pierhead, Run, Skopeo, missing};
-use pierhead_kit::{sha256, wait_until};
+use pierhead_kit::{SetOnDrop, sha256, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -76,8 +76,7 @@ fn place(path: &Path, bytes: &[u8]) {
 /// A registry as docker.io with an image under two tags, and a Pierhead with these plugins.
 struct Bench {
     pierhead: Pierhead,
-    registry: DockerRegistry,
-    layout: Layout,
+    _registry: DockerRegistry,
 }
 
 impl Bench {
@@ -90,7 +89,7 @@ impl Bench {
             registry.push(&layout, &format!("library/{NAME}:{tag}"));
         }
         let pierhead = options(&registry.url(), config).start();
-        Some(Self { pierhead, registry, layout })
+        Some(Self { pierhead, _registry: registry })
     }
 
     fn status(&self, tag: &str) -> u16 {
@@ -101,7 +100,7 @@ impl Bench {
     fn plugin(&self) -> Value {
         let url = format!("{}/api/v1/plugins", self.pierhead.admin_url());
         let answer = Request::new("GET", &url)
-            .header("authorization", &format!("Bearer {}", self.pierhead.admin_token()))
+            .header("authorization", format!("Bearer {}", self.pierhead.admin_token()))
             .send()
             .expect(200);
         let all: Value = serde_json::from_slice(&answer.body).unwrap();
@@ -206,13 +205,14 @@ fn a_plugin_is_replaced_a_hundred_times_under_load_and_no_request_is_lost() {
                 })
             })
             .collect();
+        let ended = SetOnDrop(&over);
         for number in 0..100 {
             let next = variant(&wasm, number);
             place(&file, &next);
             bench.pierhead.hangup();
             bench.wait_for_digest(&next);
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         for client in clients {
             client.join().unwrap();
         }
@@ -238,7 +238,7 @@ fn a_plugin_comes_from_a_registry_by_its_digest() {
         let place = began.header("location").unwrap().to_owned();
         let digest = sha256(bytes);
         let separator = if place.contains('?') { '&' } else { '?' };
-        Request::new("PUT", &format!("{place}{separator}digest={digest}"))
+        Request::new("PUT", format!("{place}{separator}digest={digest}"))
             .header("content-type", "application/octet-stream")
             .body(bytes)
             .send()
@@ -253,7 +253,7 @@ fn a_plugin_comes_from_a_registry_by_its_digest() {
     })
     .to_string();
     let digest = sha256(manifest.as_bytes());
-    Request::new("PUT", &format!("{}/v2/acme/rules/manifests/{digest}", registry.url()))
+    Request::new("PUT", format!("{}/v2/acme/rules/manifests/{digest}", registry.url()))
         .header("content-type", media_type)
         .body(manifest.as_bytes())
         .send()
@@ -267,6 +267,4 @@ fn a_plugin_comes_from_a_registry_by_its_digest() {
     let Some(bench) = Bench::start(&config) else { return };
     assert_eq!((bench.status("latest"), bench.status("1")), (403, 200));
     assert_eq!(bench.plugin()["digest"], json!(sha256(&wasm)));
-    bench.layout.root();
-    drop(bench.registry);
 }

@@ -62,7 +62,7 @@ impl Sets {
         let wanted = TAKEN | u16::from(set.bits());
         self.0.iter().any(|place| {
             let free = place.compare_exchange(0, wanted, Ordering::Relaxed, Ordering::Relaxed);
-            matches!(free, Ok(_)) || free == Err(wanted)
+            free.is_ok() || free == Err(wanted)
         })
     }
 }
