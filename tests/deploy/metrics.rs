@@ -85,6 +85,7 @@ fn scrape() -> String {
     assert_ne!(cut.body.len(), 200_000);
     http::get(format!("{}/v2/library/a/tags/list", pierhead.url())).expect(200);
     http::get(format!("{}/nothing", pierhead.admin_url())).expect(404);
+    pierhead.wait_for_fills();
     upstream.down();
     let stale = http::get(manifest("a")).expect(200);
     assert!(stale.header("warning").is_some());

@@ -35,6 +35,7 @@ fn pulls_cold_warm_and_without_upstream() {
     // The namespace is for Pierhead alone.
     assert!(bench.registry.access_log().iter().all(|r| !r.query.contains("ns=")));
 
+    bench.pierhead.wait_for_fills();
     bench.registry.stop();
     for image in &images {
         pull(&containerd, &layout, image);

@@ -121,6 +121,7 @@ fn a_layer_of_several_hundred_megabytes() {
     let memory = bench.pierhead.rss_anon_shmem_bytes();
     assert!(memory < size / 2, "{memory} bytes of memory for a blob of {size}");
 
+    bench.pierhead.wait_for_fills();
     bench.registry.stop();
     curl.download(&url, "again", &[]).ok();
     same("again");

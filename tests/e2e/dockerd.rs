@@ -32,6 +32,7 @@ fn pulls_cold_warm_and_without_upstream() {
     }
     bench.nothing_was_fetched_twice(&layout);
 
+    bench.pierhead.wait_for_fills();
     bench.registry.stop();
     for image in &images {
         pull(&dockerd, &layout, image);
@@ -61,6 +62,7 @@ fn runs_debian_that_came_through_the_cache() {
     let run = ["run", "--rm", "--network", "none", image, "cat", "/etc/debian_version"];
     let version = dockerd.docker(run).ok();
     assert!(version.text().starts_with("12."), "{version}");
+    pierhead.wait_for_fills();
     registry.stop();
     pull(&dockerd, &layout, image);
 }

@@ -30,6 +30,7 @@ fn pulls_cold_warm_and_without_upstream() {
     }
     bench.nothing_was_fetched_twice(&layout);
 
+    bench.pierhead.wait_for_fills();
     bench.registry.stop();
     for image in &images {
         pull(&podman, &layout, image);

@@ -21,6 +21,7 @@ fn everything_cached_outlives_upstream() {
     }
     bench.nothing_was_fetched_twice(&layout);
 
+    bench.pierhead.wait_for_fills();
     bench.registry.stop();
     bench.serves_all(&layout, "1");
     bench.tag_is_stale("1");
@@ -45,6 +46,7 @@ fn everything_cached_outlives_a_restart() {
     let layout = multi_arch(1_500_000);
     bench.push(&layout, "1");
     bench.serves_all(&layout, "1");
+    bench.pierhead.wait_for_fills();
     bench.registry.stop();
     assert!(bench.pierhead.terminate().success());
     bench.pierhead.restart();

@@ -34,6 +34,7 @@ fn copies_are_the_same_cold_warm_and_without_upstream() {
     let direct = bench.copy(&bench.registry.host(), &tag);
     assert_eq!(cold, direct);
 
+    bench.pierhead.wait_for_fills();
     bench.registry.stop();
     for image in names {
         assert_eq!(bench.copy(&host, image), direct, "upstream is gone: {image}");

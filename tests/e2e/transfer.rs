@@ -68,6 +68,7 @@ fn what_was_pulled_here_is_served_there_without_upstream() {
     let digest = bench.push(&layout, "1");
     let direct = bench.copied(&bench.registry.host(), "1");
     assert_eq!(bench.copied(bench.pierhead.host(), "1"), direct);
+    bench.pierhead.wait_for_fills();
     let dir = tempfile::tempdir().expect("a temporary directory");
     let archive = dir.path().join("images.tar");
     let image = format!("{NAME}:1");
@@ -112,6 +113,7 @@ fn one_platform_goes_where_only_one_was_pulled() {
     let at = |name: &str| dir.path().join(name);
     let here = format!("docker://{}/library/{NAME}:1", bench.pierhead.host());
     bench.pull_amd64(&here, &at("here"));
+    bench.pierhead.wait_for_fills();
     let folder = format!("{}/", at("layout").display());
     let out = told(&bench.pierhead, &["export", "--all", "--to", &folder]).ok();
     assert!(out.stdout.contains("parts that were not pulled"), "{out}");
@@ -138,6 +140,7 @@ fn the_storage_is_opened_directly_where_no_server_runs() {
     let layout = multi_arch(100_000);
     bench.push(&layout, "1");
     let direct = bench.copied(bench.pierhead.host(), "1");
+    bench.pierhead.wait_for_fills();
     bench.registry.stop();
     let toml = format!("[upstream.\"docker.io\"]\nendpoints = [\"{}\"]\n", bench.registry.url());
     // Both at fixed addresses from now on, where nobody listens yet or any more.

@@ -8,7 +8,7 @@ use pierhead_kit::upstream::{Fault, FaultyUpstream, ImageDigests, On};
 use pierhead_kit::wait_until;
 use tokio::time::Instant;
 
-use super::{DEADLINE, blob_url, code, manifest_url, pierhead};
+use super::{DEADLINE, code, manifest_url, pierhead, pull_image};
 
 /// No tag is served without asking upstream, and no failure of a tag is remembered.
 const ASK_ALWAYS: &str = "tag_ttl = \"0s\"\nabsent_ttl = \"0s\"\n";
@@ -27,14 +27,6 @@ fn upstream() -> (FaultyUpstream, ImageDigests) {
         upstream.add_image("library/a", &format!("v{seed}"), vec![vec![seed; 10]]);
     }
     (upstream, cached)
-}
-
-fn pull(pierhead: &Pierhead, image: &ImageDigests) -> Response {
-    let manifest = http::get(manifest_url(pierhead, "library/a", "cached")).expect(200);
-    for blob in image.layers.iter().chain([&image.config]) {
-        http::get(blob_url(pierhead, "library/a", blob)).expect(200);
-    }
-    manifest
 }
 
 /// Asks for everything that is not cached at the same time, and how long each answer took, the
@@ -62,7 +54,7 @@ fn state(pierhead: &Pierhead, state: &str) -> f64 {
 fn a_dead_upstream_is_answered_for_at_once_and_one_question_finds_it_alive() {
     let (upstream, cached) = upstream();
     let pierhead = pierhead(&upstream, ASK_ALWAYS);
-    pull(&pierhead, &cached);
+    pull_image(&pierhead, "library/a", "cached", &cached);
     assert_eq!(state(&pierhead, "closed"), 1.0);
     // It accepts connections and says nothing: the most expensive way to be down.
     let silence = upstream.fault(On::any(), Fault::NoHeaders);
@@ -84,7 +76,7 @@ fn a_dead_upstream_is_answered_for_at_once_and_one_question_finds_it_alive() {
     let mut quickest = DEADLINE;
     for _ in 0..2 {
         let began = Instant::now();
-        assert!(pull(&pierhead, &cached).header("warning").is_some());
+        assert!(pull_image(&pierhead, "library/a", "cached", &cached).header("warning").is_some());
         quickest = quickest.min(began.elapsed());
     }
     assert!(quickest < AT_ONCE, "cached content is served at once: {quickest:?}");
@@ -104,14 +96,14 @@ fn a_dead_upstream_is_answered_for_at_once_and_one_question_finds_it_alive() {
     upstream.clear(slow);
     assert_eq!(state(&pierhead, "closed"), 1.0);
     assert!(herd(&pierhead).iter().all(|(_, answer)| answer.status == 200));
-    assert!(pull(&pierhead, &cached).header("warning").is_none());
+    assert!(pull_image(&pierhead, "library/a", "cached", &cached).header("warning").is_none());
 }
 
 #[test]
 fn an_upstream_that_wants_to_be_left_alone_is() {
     let (upstream, cached) = upstream();
     let pierhead = pierhead(&upstream, ASK_ALWAYS);
-    pull(&pierhead, &cached);
+    pull_image(&pierhead, "library/a", "cached", &cached);
     let limit = upstream.fault(On::any(), Fault::too_many_requests("4"));
     let began = Instant::now();
     let miss = || http::get(manifest_url(&pierhead, "library/a", "v0"));
@@ -124,12 +116,12 @@ fn an_upstream_that_wants_to_be_left_alone_is() {
         assert_eq!((answer.status, code(&answer).as_str()), (503, "TOOMANYREQUESTS"));
         let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=4).contains(&seconds), "{seconds}");
-        assert!(pull(&pierhead, &cached).header("warning").is_some());
+        assert!(pull_image(&pierhead, "library/a", "cached", &cached).header("warning").is_some());
     }
     assert_eq!(upstream.log().len(), asked);
     assert_eq!(state(&pierhead, "limited"), 1.0);
     wait_until("it is asked again", DEADLINE, || (miss().status == 200).then_some(()));
     assert!(began.elapsed() >= Duration::from_secs(4));
-    assert!(pull(&pierhead, &cached).header("warning").is_none());
+    assert!(pull_image(&pierhead, "library/a", "cached", &cached).header("warning").is_none());
     assert_eq!(state(&pierhead, "closed"), 1.0);
 }

@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use pierhead_kit::http::{self, Request, Response};
 use pierhead_kit::program::Pierhead;
-use pierhead_kit::upstream::FaultyUpstream;
-use pierhead_kit::wait_until;
+use pierhead_kit::upstream::{FaultyUpstream, ImageDigests};
+use pierhead_kit::{sha256, wait_until};
 
 /// The program under test.
 const PIERHEAD: &str = env!("CARGO_BIN_EXE_pierhead");
@@ -71,6 +71,26 @@ fn code(response: &Response) -> String {
     let json = response.json();
     assert!(json["errors"][0]["message"].is_string(), "{response:?}");
     json["errors"][0]["code"].as_str().unwrap().to_owned()
+}
+
+/// Reads an image as clients do: the manifest, which is returned, then everything that it names.
+#[track_caller]
+fn read_image(pierhead: &Pierhead, name: &str, reference: &str, image: &ImageDigests) -> Response {
+    let manifest = http::get(manifest_url(pierhead, name, reference)).expect(200);
+    assert_eq!(sha256(&manifest.body), image.manifest);
+    for digest in image.layers.iter().chain([&image.config]) {
+        let blob = http::get(blob_url(pierhead, name, digest)).expect(200);
+        assert_eq!(sha256(&blob.body), *digest);
+    }
+    manifest
+}
+
+/// Reads an image, and waits until the store has what was fetched for it.
+#[track_caller]
+fn pull_image(pierhead: &Pierhead, name: &str, reference: &str, image: &ImageDigests) -> Response {
+    let manifest = read_image(pierhead, name, reference, image);
+    pierhead.wait_for_fills();
+    manifest
 }
 
 /// Waits until the store has committed a blob, so that no flight serves it any more.

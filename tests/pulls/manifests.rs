@@ -5,7 +5,7 @@ use pierhead_kit::http::{self, Request, Response, head};
 use pierhead_kit::program::Pierhead;
 use pierhead_kit::upstream::{Auth, Bearer, Fault, FaultyUpstream, ImageDigests, On};
 
-use super::{PIERHEAD, blob_url, code, config, manifest_url, pierhead};
+use super::{PIERHEAD, blob_url, code, config, manifest_url, pierhead, pull_image};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -14,14 +14,6 @@ const ASK_ALWAYS: &str = "tag_ttl = \"0s\"\nabsent_ttl = \"0s\"\n";
 
 fn image(upstream: &FaultyUpstream, tag: &str, seed: u8) -> ImageDigests {
     upstream.add_image("library/a", tag, vec![vec![seed; 3000]])
-}
-
-fn pull(pierhead: &Pierhead, reference: &str, image: &ImageDigests) -> Response {
-    let manifest = http::get(manifest_url(pierhead, "library/a", reference)).expect(200);
-    for blob in image.layers.iter().chain([&image.config]) {
-        http::get(blob_url(pierhead, "library/a", blob)).expect(200);
-    }
-    manifest
 }
 
 fn basic(password: &str) -> Auth {
@@ -143,9 +135,9 @@ fn a_digest_is_pulled_before_any_tag_was() {
     let upstream = FaultyUpstream::start_blocking();
     let image = image(&upstream, "v1", 1);
     let pierhead = pierhead(&upstream, "");
-    pull(&pierhead, &image.manifest, &image);
+    pull_image(&pierhead, "library/a", &image.manifest, &image);
     upstream.down();
-    pull(&pierhead, &image.manifest, &image);
+    pull_image(&pierhead, "library/a", &image.manifest, &image);
 }
 
 #[test]
@@ -163,9 +155,9 @@ fn every_failure_of_upstream_is_answered_stale_with_a_warning() {
         let upstream = FaultyUpstream::start_blocking();
         let image = image(&upstream, "v1", 1);
         let pierhead = pierhead(&upstream, ASK_ALWAYS);
-        pull(&pierhead, "v1", &image);
+        pull_image(&pierhead, "library/a", "v1", &image);
         upstream.fault(On::any(), fault.clone());
-        let answer = pull(&pierhead, "v1", &image);
+        let answer = pull_image(&pierhead, "library/a", "v1", &image);
         assert!(warning(&answer).contains("library/a:v1"), "{fault:?}: {answer:?}");
         assert_eq!(answer.header("docker-content-digest"), Some(image.manifest.as_str()));
         assert_eq!(head(manifest_url(&pierhead, "library/a", "v1")).status, 200, "{fault:?}");
@@ -177,10 +169,10 @@ fn garbage_from_upstream_is_answered_stale() {
     let upstream = FaultyUpstream::start_blocking();
     let old = image(&upstream, "v1", 1);
     let pierhead = pierhead(&upstream, ASK_ALWAYS);
-    pull(&pierhead, "v1", &old);
+    pull_image(&pierhead, "library/a", "v1", &old);
     let new = image(&upstream, "v1", 2);
     upstream.fault(On::path(&*new.manifest).get(), Fault::FlipByte(5));
-    let answer = pull(&pierhead, "v1", &old);
+    let answer = pull_image(&pierhead, "library/a", "v1", &old);
     warning(&answer);
     assert_eq!(answer.header("docker-content-digest"), Some(old.manifest.as_str()));
 }
@@ -211,7 +203,7 @@ fn one_complete_platform_of_an_index_is_enough() {
     upstream.down();
     assert_eq!(http::get(manifest_url(&pierhead, "library/a", "v1")).status, 502);
     upstream.up();
-    pull(&pierhead, &amd64.manifest, &amd64);
+    pull_image(&pierhead, "library/a", &amd64.manifest, &amd64);
     http::get(manifest_url(&pierhead, "library/a", "v1")).expect(200);
     upstream.down();
     let answer = http::get(manifest_url(&pierhead, "library/a", "v1")).expect(200);
@@ -223,11 +215,11 @@ fn when_the_newest_image_is_incomplete_the_last_complete_one_is_served() {
     let upstream = FaultyUpstream::start_blocking();
     let old = image(&upstream, "v1", 1);
     let pierhead = pierhead(&upstream, ASK_ALWAYS);
-    pull(&pierhead, "v1", &old);
+    pull_image(&pierhead, "library/a", "v1", &old);
     image(&upstream, "v1", 2);
     http::get(manifest_url(&pierhead, "library/a", "v1")).expect(200);
     upstream.down();
-    let answer = pull(&pierhead, "v1", &old);
+    let answer = pull_image(&pierhead, "library/a", "v1", &old);
     assert_eq!(answer.header("docker-content-digest"), Some(old.manifest.as_str()));
     warning(&answer);
 }
@@ -237,10 +229,10 @@ fn stale_answers_survive_a_restart() {
     let upstream = FaultyUpstream::start_blocking();
     let image = image(&upstream, "v1", 1);
     let mut pierhead = pierhead(&upstream, ASK_ALWAYS);
-    pull(&pierhead, "v1", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     upstream.down();
     pierhead.restart();
-    warning(&pull(&pierhead, "v1", &image));
+    warning(&pull_image(&pierhead, "library/a", "v1", &image));
 }
 
 #[test]
@@ -277,7 +269,7 @@ fn a_wrong_manifest_is_a_502_and_not_kept() {
         assert_eq!((answer.status, code(&answer).as_str()), (502, "DIGEST_INVALID"));
     }
     upstream.clear(fault);
-    pull(&pierhead, "v1", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
 }
 
 #[test]
@@ -309,7 +301,7 @@ fn bearer_tokens_are_fetched_once_per_repository() {
     upstream.set_auth(Auth::Bearer(Bearer::default()));
     let pierhead = pierhead(&upstream, ASK_ALWAYS);
     for _ in 0..3 {
-        pull(&pierhead, "v1", &image);
+        pull_image(&pierhead, "library/a", "v1", &image);
     }
     assert_eq!(upstream.count("GET", "/token"), 1, "{:?}", upstream.log());
     upstream.forget_tokens();
@@ -327,11 +319,11 @@ fn lost_access_with_credentials_is_served_stale_for_an_hour_only() {
     std::fs::write(&password, "secret\n").unwrap();
     let more = format!("username = \"user\"\npassword_file = {password:?}\n{ASK_ALWAYS}");
     let pierhead = Pierhead::start(PIERHEAD, &config(&upstream, &more));
-    let answer = pull(&pierhead, "v1", &image);
+    let answer = pull_image(&pierhead, "library/a", "v1", &image);
     assert_eq!(answer.header("warning"), None);
     // The hour itself is a unit test of `pull::decide`; here: the first answers are stale ones.
     upstream.set_auth(basic("changed"));
-    warning(&pull(&pierhead, "v1", &image));
+    warning(&pull_image(&pierhead, "library/a", "v1", &image));
 }
 
 #[test]
@@ -381,5 +373,5 @@ fn several_endpoints_are_tried_in_order() {
             second.url()
         ),
     );
-    pull(&pierhead, "v1", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
 }

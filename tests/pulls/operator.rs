@@ -5,11 +5,11 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
 use pierhead_kit::http::{self, Request, Response};
 use pierhead_kit::program::{Output, Pierhead, Run};
-use pierhead_kit::upstream::{Auth, Fault, FaultyUpstream, ImageDigests, On};
+use pierhead_kit::upstream::{Auth, Fault, FaultyUpstream, On};
 use pierhead_kit::wait_until;
 use serde_json::Value;
 
-use super::{DEADLINE, PIERHEAD, blob_url, manifest_url, pierhead, wait_until_stored};
+use super::{DEADLINE, PIERHEAD, blob_url, manifest_url, pierhead, pull_image, wait_until_stored};
 
 fn api(pierhead: &Pierhead, method: &str, path: &str) -> Request {
     Request::new(method, format!("{}/api/v1/{path}", pierhead.admin_url()))
@@ -50,13 +50,6 @@ fn json(pierhead: &Pierhead, args: &[&str]) -> (Option<i32>, Value) {
 #[track_caller]
 fn exit(output: &Output) -> i32 {
     output.status.and_then(|status| status.code()).unwrap_or_else(|| panic!("{output}"))
-}
-
-fn pull(pierhead: &Pierhead, name: &str, image: &ImageDigests) {
-    http::get(manifest_url(pierhead, name, "v1")).expect(200);
-    for blob in image.layers.iter().chain([&image.config]) {
-        http::get(blob_url(pierhead, name, blob)).expect(200);
-    }
 }
 
 #[test]
@@ -283,7 +276,7 @@ fn explain_tells_hit_from_miss_and_says_by_which_rule() {
     assert_eq!(partial["verdict"], "partial", "{partial}");
     assert_eq!(partial["name"]["rule"], "component");
     assert_eq!(partial["content"]["platforms"][0]["missing"]["blobs"], 2);
-    pull(&pierhead, "library/a", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     wait_until_stored(&pierhead, 2.0);
     let own = format!("{}/library/a:v1", pierhead.host());
     for name in ["a:v1", &own, &format!("library/a@{}", image.manifest)] {
@@ -312,7 +305,7 @@ fn explain_tells_stale_from_denied_and_unknown() {
     let upstream = FaultyUpstream::start_blocking();
     let image = upstream.add_image("library/a", "v1", vec![vec![1_u8; 100]]);
     let pierhead = pierhead(&upstream, "tag_ttl = \"0s\"\nabsent_ttl = \"1h\"\n");
-    pull(&pierhead, "library/a", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     wait_until_stored(&pierhead, 2.0);
     let (_, known) = json(&pierhead, &["explain", "a:v1"]);
     assert_eq!(known["verdict"], "revalidate", "{known}");
@@ -416,8 +409,8 @@ fn a_purge_removes_what_nothing_else_uses() {
     let one = upstream.add_image("library/a", "v1", vec![shared.clone(), vec![1_u8; 3000]]);
     let two = upstream.add_image("library/b", "v1", vec![shared.clone(), vec![2_u8; 3000]]);
     let pierhead = pierhead(&upstream, "tag_ttl = \"1h\"\n");
-    pull(&pierhead, "library/a", &one);
-    pull(&pierhead, "library/b", &two);
+    pull_image(&pierhead, "library/a", "v1", &one);
+    pull_image(&pierhead, "library/b", "v1", &two);
     // Two configs and three different layers.
     wait_until_stored(&pierhead, 5.0);
     let stored = |digest: &str| {
@@ -437,7 +430,7 @@ fn a_purge_removes_what_nothing_else_uses() {
     assert_eq!(explained["verdict"], "hit");
     // It comes back when it is asked for.
     let manifests = upstream.count("GET", "/library/a/manifests/");
-    pull(&pierhead, "library/a", &one);
+    pull_image(&pierhead, "library/a", "v1", &one);
     assert_eq!(upstream.count("GET", "/library/a/manifests/"), manifests + 1);
     let text = run(&pierhead, &["purge", "library/b"]).ok().stdout;
     assert!(text.contains("docker.io/library/b: 1 tags"), "{text}");
@@ -461,7 +454,7 @@ fn images_are_pinned_and_room_is_shown() {
             upstream.url()
         ),
     );
-    pull(&pierhead, "library/a", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     wait_until_stored(&pierhead, 2.0);
     let usage = get(&pierhead, "storage")["usage"].clone();
     assert_eq!((&usage["max_bytes"], &usage["blobs"]), (&(64 << 20).into(), &3.into()), "{usage}");
@@ -492,7 +485,7 @@ fn a_scrub_is_waited_for_and_tells_what_it_found() {
     let pierhead = pierhead(&upstream, "[storage]\nscrub_every = \"0s\"\nscrub_rate = 0\n");
     let (code, never) = json(&pierhead, &["scrub", "--last"]);
     assert_eq!((code, &never["last"]), (Some(1), &Value::Null));
-    pull(&pierhead, "library/a", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     wait_until_stored(&pierhead, 2.0);
     let (code, clean) = json(&pierhead, &["scrub"]);
     assert_eq!((code, &clean["last"]["damaged"]), (Some(0), &0.into()), "{clean}");

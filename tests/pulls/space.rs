@@ -8,7 +8,7 @@ use pierhead_kit::space::{SpaceSampler, TinyFs};
 use pierhead_kit::upstream::{Fault, FaultyUpstream, ImageDigests, On};
 use pierhead_kit::{sha256, wait_until};
 
-use super::{DEADLINE, blob_url, code, manifest_url, pierhead};
+use super::{DEADLINE, blob_url, code, pierhead, pull_image, read_image};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -24,17 +24,6 @@ fn repository(n: u64) -> String {
     format!("library/image{n}")
 }
 
-/// Pulls an image as clients do: the manifest, then everything that it names.
-fn pull(pierhead: &pierhead_kit::program::Pierhead, n: u64, image: &ImageDigests) {
-    let name = repository(n);
-    let manifest = http::get(manifest_url(pierhead, &name, "v1")).expect(200);
-    assert_eq!(sha256(&manifest.body), image.manifest);
-    for digest in image.layers.iter().chain([&image.config]) {
-        let blob = http::get(blob_url(pierhead, &name, digest)).expect(200);
-        assert_eq!(sha256(&blob.body), *digest);
-    }
-}
-
 /// Eight clients pull images at random, every second time one of two hot ones.
 fn pull_at_random(pierhead: &pierhead_kit::program::Pierhead, images: &[ImageDigests]) {
     thread::scope(|scope| {
@@ -43,7 +32,7 @@ fn pull_at_random(pierhead: &pierhead_kit::program::Pierhead, images: &[ImageDig
                 for (turn, byte) in Random::new(1_000 + client, 24).part(0, 24).iter().enumerate() {
                     let n = u64::from(*byte);
                     let n = if turn % 2 == 0 { n % 2 } else { n % images.len() as u64 };
-                    pull(pierhead, n, &images[n as usize]);
+                    read_image(pierhead, &repository(n), "v1", &images[n as usize]);
                 }
             });
         }
@@ -58,7 +47,7 @@ fn the_cap_holds_every_pull_succeeds_and_hot_images_stay() {
     let pierhead =
         pierhead(&upstream, &format!("[storage]\nmax_size = \"{CAP}B\"\nmin_free = \"0B\""));
     for n in [0, 1, 0, 1] {
-        pull(&pierhead, n, &images[n as usize]);
+        pull_image(&pierhead, &repository(n), "v1", &images[n as usize]);
     }
     let sampler = SpaceSampler::watch(pierhead.storage());
     pull_at_random(&pierhead, &images);
@@ -251,7 +240,7 @@ fn the_limits_of_one_upstream_hold() {
     let images: Vec<_> = (0..6).map(|n| image(&upstream, n)).collect();
     let pierhead = pierhead(&upstream, &format!("max_size = \"{}B\"\n", 3 * IMAGE));
     for (n, image) in images.iter().enumerate() {
-        pull(&pierhead, n as u64, image);
+        pull_image(&pierhead, &repository(n as u64), "v1", image);
     }
     wait_until("the oldest images are gone", DEADLINE, || {
         let evicted = pierhead.metric("pierhead_evictions_total", &[("reason", "quota")]);

@@ -10,7 +10,7 @@ use pierhead_kit::wait_until;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{DEADLINE, PIERHEAD, blob_url, manifest_url, pierhead};
+use super::{DEADLINE, PIERHEAD, manifest_url, pierhead, pull_image};
 
 /// No tag is served without asking upstream, and no answer is remembered.
 const ASK_ALWAYS: &str = "tag_ttl = \"0s\"\nabsent_ttl = \"0s\"\n";
@@ -21,14 +21,6 @@ fn image(upstream: &FaultyUpstream, tag: &str, seed: u8) -> ImageDigests {
 
 fn get(pierhead: &Pierhead, tag: &str) -> Response {
     http::get(manifest_url(pierhead, "library/a", tag))
-}
-
-/// Pulls the whole image.
-fn pull(pierhead: &Pierhead, tag: &str, image: &ImageDigests) {
-    get(pierhead, tag).expect(200);
-    for blob in image.layers.iter().chain([&image.config]) {
-        http::get(blob_url(pierhead, "library/a", blob)).expect(200);
-    }
 }
 
 fn digest(answer: &Response) -> &str {
@@ -74,7 +66,7 @@ fn bridged_for_its_time(name: &str, fault: Fault, shown: &str, status: u16) {
     let upstream = FaultyUpstream::start_blocking();
     let image = image(&upstream, "v1", 1);
     let pierhead = pierhead(&upstream, &format!("{ASK_ALWAYS}stale.{name} = \"6s\"\n"));
-    pull(&pierhead, "v1", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     let fault = upstream.fault(On::any(), fault);
     let answer = get(&pierhead, "v1").expect(200);
     assert_eq!(detail(&answer), shown, "{name}");
@@ -128,7 +120,7 @@ fn a_row_that_never_bridges_leaves_the_others_alone() {
     let upstream = FaultyUpstream::start_blocking();
     let image = image(&upstream, "v1", 1);
     let pierhead = pierhead(&upstream, &format!("{ASK_ALWAYS}stale.on_404 = \"never\"\n"));
-    pull(&pierhead, "v1", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     let fault = upstream.fault(On::any(), Fault::status(404));
     assert_eq!(get(&pierhead, "v1").status, 404);
     upstream.clear(fault);
@@ -142,7 +134,7 @@ fn a_pinned_tag_is_not_asked_about_until_an_operator_does() {
     let old = image(&upstream, "v1", 1);
     image(&upstream, "other", 2);
     let pierhead = pierhead(&upstream, &format!("{ASK_ALWAYS}stale.pinned = [\"a:v*\"]\n"));
-    pull(&pierhead, "v1", &old);
+    pull_image(&pierhead, "library/a", "v1", &old);
     get(&pierhead, "other").expect(200);
     let new = image(&upstream, "v1", 3);
     let asked = upstream.log().len();
@@ -162,7 +154,7 @@ fn while_revalidate_answers_at_once_and_the_next_pull_has_the_new_image() {
     let upstream = FaultyUpstream::start_blocking();
     let old = image(&upstream, "v1", 1);
     let pierhead = pierhead(&upstream, &format!("{ASK_ALWAYS}stale.while_revalidate = \"1h\"\n"));
-    pull(&pierhead, "v1", &old);
+    pull_image(&pierhead, "library/a", "v1", &old);
     let new = image(&upstream, "v1", 2);
     upstream.fault(On::manifests(), Fault::DelayHeaders(SLOW));
     let began = Instant::now();
@@ -185,7 +177,7 @@ fn a_question_in_the_background_without_an_answer_ends_while_revalidate() {
     let upstream = FaultyUpstream::start_blocking();
     let image = image(&upstream, "v1", 1);
     let pierhead = pierhead(&upstream, &format!("{ASK_ALWAYS}stale.while_revalidate = \"1h\"\n"));
-    pull(&pierhead, "v1", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     upstream.down();
     assert_eq!(detail(&get(&pierhead, "v1").expect(200)), "while_revalidate");
     wait_until("clients are told", DEADLINE, || {
@@ -208,7 +200,7 @@ fn an_exhausted_allowance_is_not_spent_on_what_is_known() {
     upstream
         .fault(On::manifests(), Fault::Header("ratelimit-remaining".into(), "0;w=21600".into()));
     let pierhead = pierhead(&upstream, &format!("{ASK_ALWAYS}stale.while_revalidate = \"1h\"\n"));
-    pull(&pierhead, "v1", &first);
+    pull_image(&pierhead, "library/a", "v1", &first);
     let asked = upstream.log().len();
     for _ in 0..3 {
         let answer = get(&pierhead, "v1").expect(200);
@@ -237,7 +229,7 @@ fn explain_says_which_row_applies_and_what_each_failure_would_lead_to() {
     get(&pierhead, "v1").expect(200);
     let incomplete = staleness(&pierhead, false);
     assert_eq!(row(&incomplete, "on_error")["served"], false);
-    pull(&pierhead, "v1", &image);
+    pull_image(&pierhead, "library/a", "v1", &image);
     let known = staleness(&pierhead, false);
     assert_eq!(known["row"], "asked");
     let error = row(&known, "on_error");

@@ -13,7 +13,7 @@ use pierhead_kit::upstream::{FaultyUpstream, ImageDigests};
 use pierhead_kit::{sha256, wait_until};
 
 use super::encryption::Site;
-use super::{DEADLINE, PIERHEAD, blob_url, manifest_url, pierhead, wait_until_stored};
+use super::{DEADLINE, PIERHEAD, blob_url, pierhead, pull_image, wait_until_stored};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -27,17 +27,6 @@ fn image(upstream: &FaultyUpstream, n: u64) -> ImageDigests {
 
 fn name(n: u64) -> String {
     format!("library/image{n}")
-}
-
-/// Pulls an image as clients do: the manifest, then everything that it names.
-#[track_caller]
-fn pull(pierhead: &Pierhead, n: u64, image: &ImageDigests) {
-    let manifest = http::get(manifest_url(pierhead, &name(n), "v1")).expect(200);
-    assert_eq!(sha256(&manifest.body), image.manifest);
-    for digest in image.layers.iter().chain([&image.config]) {
-        let blob = http::get(blob_url(pierhead, &name(n), digest)).expect(200);
-        assert_eq!(sha256(&blob.body), *digest);
-    }
 }
 
 /// How often upstream was asked for the layers.
@@ -97,12 +86,12 @@ fn a_read_only_store_fails_no_pull_and_keeps_again_when_it_can() {
     let upstream = FaultyUpstream::start_blocking();
     let images: Vec<_> = (0..2).map(|n| image(&upstream, n)).collect();
     let pierhead = pierhead(&upstream, "tag_ttl = \"0s\"");
-    pull(&pierhead, 0, &images[0]);
+    pull_image(&pierhead, &name(0), "v1", &images[0]);
     wait_until_stored(&pierhead, 3.0);
     let Some(read_only) = mounted(ReadOnly::over(pierhead.storage())) else { return };
-    pull(&pierhead, 1, &images[1]);
-    pull(&pierhead, 1, &images[1]);
-    pull(&pierhead, 0, &images[0]);
+    pull_image(&pierhead, &name(1), "v1", &images[1]);
+    pull_image(&pierhead, &name(1), "v1", &images[1]);
+    pull_image(&pierhead, &name(0), "v1", &images[0]);
     assert_eq!(gets(&upstream, &images[0]), 2, "what is stored is served");
     assert_eq!(gets(&upstream, &images[1]), 4, "what cannot be stored passes");
     wait_until_degraded(&pierhead, "store", 1.0);
@@ -117,9 +106,9 @@ fn a_read_only_store_fails_no_pull_and_keeps_again_when_it_can() {
     drop(read_only);
     wait_until_degraded(&pierhead, "store", 0.0);
     assert_eq!(ready(&pierhead), "ready\n");
-    pull(&pierhead, 1, &images[1]);
+    pull_image(&pierhead, &name(1), "v1", &images[1]);
     wait_until_stored(&pierhead, 6.0);
-    pull(&pierhead, 1, &images[1]);
+    pull_image(&pierhead, &name(1), "v1", &images[1]);
     assert_eq!(gets(&upstream, &images[1]), 6, "kept again, without a restart");
 }
 
@@ -131,23 +120,23 @@ fn a_disk_that_fills_up_and_empties_fails_no_pull() {
     let storage = disk.path().join("storage");
     let config = format!("[storage]\npath = \"{}\"\nmin_free = \"0B\"", storage.display());
     let pierhead = pierhead(&upstream, &config);
-    pull(&pierhead, 0, &images[0]);
+    pull_image(&pierhead, &name(0), "v1", &images[0]);
     wait_until_stored(&pierhead, 3.0);
     let filler = disk.fill().unwrap();
     // Room may be made of what is cached, and that is taken too.
     let again = disk.path().join("more");
-    pull(&pierhead, 1, &images[1]);
+    pull_image(&pierhead, &name(1), "v1", &images[1]);
     fs::write(&again, vec![7; 2 * MIB as usize]).unwrap_or_default();
     wait_until_degraded(&pierhead, "store", 1.0);
-    pull(&pierhead, 1, &images[1]);
+    pull_image(&pierhead, &name(1), "v1", &images[1]);
     drop(filler);
     fs::remove_file(&again).unwrap();
     wait_until_degraded(&pierhead, "store", 0.0);
     wait_until_degraded(&pierhead, "database", 0.0);
-    pull(&pierhead, 1, &images[1]);
+    pull_image(&pierhead, &name(1), "v1", &images[1]);
     wait_until("it is kept", DEADLINE, || {
         let before = gets(&upstream, &images[1]);
-        pull(&pierhead, 1, &images[1]);
+        pull_image(&pierhead, &name(1), "v1", &images[1]);
         (gets(&upstream, &images[1]) == before).then_some(())
     });
     drop(pierhead);
@@ -161,12 +150,12 @@ fn a_database_that_is_garbage_or_gone_at_the_start_costs_no_blob() {
         let upstream = FaultyUpstream::start_blocking();
         let image = image(&upstream, 0);
         let mut pierhead = pierhead(&upstream, "");
-        pull(&pierhead, 0, &image);
+        pull_image(&pierhead, &name(0), "v1", &image);
         wait_until_stored(&pierhead, 3.0);
         pierhead.terminate();
         damage(&database(&pierhead));
         pierhead.restart();
-        pull(&pierhead, 0, &image);
+        pull_image(&pierhead, &name(0), "v1", &image);
         assert_eq!(gets(&upstream, &image), 2, "{what}: nothing is fetched again");
         let remade = |from| pierhead.metric("pierhead_database_remade_total", &[("from", from)]);
         assert_eq!((remade("nothing"), remade("backup")), (1.0, 0.0), "{what}");
@@ -182,7 +171,7 @@ fn a_database_that_is_garbage_or_gone_at_the_start_costs_no_blob() {
         // What was proven again is known again.
         pierhead.restart();
         let heads = image.layers.iter().map(|layer| upstream.count("HEAD", layer)).sum::<usize>();
-        pull(&pierhead, 0, &image);
+        pull_image(&pierhead, &name(0), "v1", &image);
         let after = image.layers.iter().map(|layer| upstream.count("HEAD", layer)).sum::<usize>();
         assert_eq!((heads, after), (2, 2), "{what}");
         assert_eq!(gets(&upstream, &image), 2, "{what}");
@@ -195,7 +184,7 @@ fn a_lost_database_opens_no_blob_to_a_repository_that_has_it_not() {
     let image = image(&upstream, 0);
     upstream.add_image("library/other", "v1", [vec![1; 10]]);
     let mut pierhead = pierhead(&upstream, "");
-    pull(&pierhead, 0, &image);
+    pull_image(&pierhead, &name(0), "v1", &image);
     wait_until_stored(&pierhead, 3.0);
     pierhead.terminate();
     fs::remove_file(database(&pierhead)).unwrap();
@@ -209,14 +198,14 @@ fn a_database_overwritten_while_it_is_used_heals() {
     let upstream = FaultyUpstream::start_blocking();
     let images: Vec<_> = (0..3).map(|n| image(&upstream, n)).collect();
     let mut pierhead = pierhead(&upstream, "");
-    pull(&pierhead, 0, &images[0]);
+    pull_image(&pierhead, &name(0), "v1", &images[0]);
     wait_until_stored(&pierhead, 3.0);
     // What the log still has would hide the damage.
     pierhead.restart();
     let len = fs::metadata(database(&pierhead)).unwrap().len();
     fs::write(database(&pierhead), vec![0x5a; len as usize]).unwrap();
-    pull(&pierhead, 0, &images[0]);
-    pull(&pierhead, 1, &images[1]);
+    pull_image(&pierhead, &name(0), "v1", &images[0]);
+    pull_image(&pierhead, &name(1), "v1", &images[1]);
     wait_until("the database is made anew", DEADLINE, || {
         let remade = pierhead.metric("pierhead_database_remade_total", &[]);
         (remade >= 1.0).then_some(())
@@ -224,7 +213,7 @@ fn a_database_overwritten_while_it_is_used_heals() {
     wait_until_degraded(&pierhead, "database", 0.0);
     assert!(status(&pierhead).contains("! the metadata database was made anew"));
     for n in 0..3 {
-        pull(&pierhead, n, &images[n as usize]);
+        pull_image(&pierhead, &name(n), "v1", &images[n as usize]);
     }
     assert_eq!(gets(&upstream, &images[0]) + gets(&upstream, &images[1]), 4);
     assert!(pierhead.stderr().contains("the metadata database was made anew"));
@@ -288,13 +277,13 @@ fn a_file_cut_between_two_runs_is_fetched_again_without_a_failure() {
     let upstream = FaultyUpstream::start_blocking();
     let image = image(&upstream, 0);
     let mut pierhead = pierhead(&upstream, "");
-    pull(&pierhead, 0, &image);
+    pull_image(&pierhead, &name(0), "v1", &image);
     wait_until_stored(&pierhead, 3.0);
     pierhead.terminate();
     cut(&blob_path(&pierhead, &image.layers[0]), LAYER / 2);
     cut(&blob_path(&pierhead, &image.layers[1]), 10_000);
     pierhead.restart();
-    pull(&pierhead, 0, &image);
+    pull_image(&pierhead, &name(0), "v1", &image);
     assert_eq!(gets(&upstream, &image), 4);
     assert_eq!(pierhead.metric("pierhead_storage_quarantined_total", &[("found_by", "read")]), 2.0);
 }

@@ -160,6 +160,7 @@ fn a_rate_limit_and_a_broken_connection_are_waited_out() {
     upstream.fault(On::path(&image.layers[0]).get().once(), Fault::CutAfter(100_000));
     let (status, report) = warmed(&pierhead, &["a:1"]);
     assert_eq!(status, Some(0), "{report}");
+    pierhead.wait_for_fills();
     upstream.down();
     http::get(blob_url(&pierhead, "library/a", &image.layers[0])).expect(200);
 }

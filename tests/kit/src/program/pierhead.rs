@@ -9,11 +9,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::Child;
-use crate::http;
+use crate::{http, wait_until};
 
 const START: Duration = Duration::from_secs(30);
 /// Longer than the drain of a server whose clients are gone.
 const END: Duration = Duration::from_secs(60);
+/// How long fills may take that somebody has read to the end.
+const FILLS: Duration = Duration::from_secs(60);
 
 /// How to start a Pierhead.
 #[derive(Clone, Debug)]
@@ -196,6 +198,15 @@ impl Pierhead {
     #[track_caller]
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         metric(&self.metrics(), name, labels)
+    }
+
+    /// Waits until no fill runs and the store has what was fetched: clients have the last byte a
+    /// moment before.
+    #[track_caller]
+    pub fn wait_for_fills(&self) {
+        wait_until("no fill runs", FILLS, || {
+            (self.metric("pierhead_tasks_running", &[("kind", "fill")]) == 0.0).then_some(())
+        });
     }
 
     /// Memory that is really its own: `RssAnon` + `RssShmem`, without mapped files.
