@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use pierhead_kit::http::{Request, get};
 use pierhead_kit::images::random_layers;
-use pierhead_kit::program::{DockerRegistry, Dockerd, Output, Pierhead, Run, Skopeo, missing};
+use pierhead_kit::program::{
+    DockerRegistry, Dockerd, Output, Pierhead, Run, Skopeo, missing, require,
+};
 use pierhead_kit::{SetOnDrop, sha256, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -124,7 +126,7 @@ fn a_policy_is_made_tested_and_mounted_and_docker_is_refused_with_its_words() {
     let cases = project.join("tests");
     let (file_text, cases) = (file.to_string_lossy(), cases.to_string_lossy());
     let tested = pierhead_says(&["plugin", "test", &file_text, "--cases", &cases]);
-    assert!(tested.ends_with("3 passed, 0 failed\n"), "{tested}");
+    assert!(tested.ends_with("3 passed, 0 failed"), "{tested}");
     let inspected = pierhead_says(&["plugin", "inspect", &file_text, "--output", "json"]);
     let inspected: Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!(inspected["hooks"], json!(["request-policy"]));
@@ -176,8 +178,29 @@ fn every_template_builds_and_passes_its_own_test() {
             "--cases",
             &cases.to_string_lossy(),
         ]);
-        assert!(tested.ends_with(" 0 failed\n"), "{hook}: {tested}");
+        assert!(tested.ends_with(" 0 failed"), "{hook}: {tested}");
     }
+}
+
+#[test]
+fn a_policy_in_javascript_is_made_tested_and_mounted() {
+    if require("npm").is_none() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let project = dir.path().join("my-policy");
+    let place = project.to_string_lossy().into_owned();
+    pierhead_says(&["plugin", "new", "my-policy", "--lang", "js", "--dir", &place]);
+    let built = build(&project).ok();
+    assert!(built.text().contains("[plugin.my-policy]"), "{built}");
+    let file = project.join("my-policy.wasm");
+    let (file_text, cases) = (file.to_string_lossy(), project.join("tests"));
+    let tested =
+        pierhead_says(&["plugin", "test", &file_text, "--cases", &cases.to_string_lossy()]);
+    assert!(tested.ends_with("4 passed, 0 failed"), "{tested}");
+    let config = format!("[plugin.my-policy]\nsource = \"file:{file_text}\"\n");
+    let Some(bench) = Bench::start(&config) else { return };
+    assert_eq!((bench.status("latest"), bench.status("1")), (403, 200));
 }
 
 #[test]

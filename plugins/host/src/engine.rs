@@ -17,8 +17,8 @@ pub(crate) const BATCH_MEMORY_BYTES_MAX: usize = 1 << 30;
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// Core instances of one plugin, at most, and what the pool has for each place. A component made
-/// of a core module has three.
-pub(crate) const CORE_INSTANCES_MAX: u32 = 4;
+/// of a core module has three, one of JavaScript with its interpreter eleven.
+pub(crate) const CORE_INSTANCES_MAX: u32 = 16;
 
 /// Memories of one plugin, at most, and what the pool has for each place.
 pub(crate) const MEMORIES_MAX: u32 = 1;

@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn parts_have_a_place_in_the_pool() {
         for (module, instances, what) in [
-            ("", 5, "5 core instances"),
+            ("", 17, "17 core instances"),
             ("(memory 1)", 1, ""),
             ("(memory 1) (memory 1)", 1, "2 memories"),
             (&"(table 1 funcref)".repeat(5), 1, "5 tables"),
