@@ -20,8 +20,9 @@ pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// of a core module has three, one of JavaScript with its interpreter eleven.
 pub(crate) const CORE_INSTANCES_MAX: u32 = 16;
 
-/// Memories of one plugin, at most, and what the pool has for each place.
-pub(crate) const MEMORIES_MAX: u32 = 1;
+/// Memories of one plugin, at most, and what the pool has for each place: addresses, no more. One
+/// of JavaScript has three; they count together.
+pub(crate) const MEMORIES_MAX: u32 = 4;
 
 /// Tables of one plugin, at most, and what the pool has for each place.
 pub(crate) const TABLES_MAX: u32 = 4;
@@ -53,7 +54,6 @@ const REFUSED: WasmFeatures = WasmFeatures::GC
     .union(WasmFeatures::SHARED_EVERYTHING_THREADS)
     .union(WasmFeatures::STACK_SWITCHING)
     .union(WasmFeatures::MEMORY64)
-    .union(WasmFeatures::MULTI_MEMORY)
     .union(WasmFeatures::RELAXED_SIMD);
 
 /// How an engine is built.

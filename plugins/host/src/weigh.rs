@@ -104,7 +104,7 @@ mod tests {
         for (module, instances, what) in [
             ("", 17, "17 core instances"),
             ("(memory 1)", 1, ""),
-            ("(memory 1) (memory 1)", 1, "2 memories"),
+            (&"(memory 1)".repeat(5), 1, "5 memories"),
             (&"(table 1 funcref)".repeat(5), 1, "5 tables"),
         ] {
             let instances = "(core instance (instantiate $m))".repeat(instances);
