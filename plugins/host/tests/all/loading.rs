@@ -179,7 +179,6 @@ async fn proposals_that_no_plugin_needs_are_refused() {
         "(type $a (array i8)) (func (drop (array.new $a (i32.const 1) (i32.const 1))))",
         "(type $f (func)) (func (param (ref $f)) (call_ref $f (local.get 0)))",
         "(tag $t) (func (throw $t))",
-        "(memory $second 1)",
         "(func (param v128 v128) (result v128)
             (f32x4.relaxed_min (local.get 0) (local.get 1)))",
     ] {
