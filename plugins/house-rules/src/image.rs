@@ -2,7 +2,8 @@
 
 use pierhead_plugin::units::rfc3339;
 use pierhead_plugin::{Failure, Manifest};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// The annotation that says when an image was made.
@@ -45,42 +46,57 @@ pub(crate) struct Image {
     pub(crate) config_missing: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// What is of another type than it should be counts as not said, as `null` does: clients that
+/// write in Go take `null` for empty, and a manifest that no client takes needs no rule.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Stated {
-    #[serde(default)]
-    media_type: Option<String>,
-    #[serde(default)]
+    #[serde(deserialize_with = "or_nothing")]
+    media_type: String,
+    #[serde(deserialize_with = "or_nothing")]
     config: Option<Part>,
-    #[serde(default)]
+    #[serde(deserialize_with = "each")]
     layers: Vec<Part>,
-    #[serde(default)]
+    #[serde(deserialize_with = "or_nothing")]
     fs_layers: Vec<Value>,
-    #[serde(default)]
+    #[serde(deserialize_with = "each")]
     manifests: Vec<Part>,
-    #[serde(default)]
-    annotations: Option<Value>,
+    annotations: Value,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Part {
-    #[serde(default)]
+    #[serde(deserialize_with = "or_nothing")]
     media_type: String,
-    #[serde(default)]
+    #[serde(deserialize_with = "or_nothing")]
     size: u64,
-    #[serde(default)]
+    #[serde(deserialize_with = "or_nothing")]
     platform: Option<Platform>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Platform {
-    #[serde(default)]
+    #[serde(deserialize_with = "or_nothing")]
     os: String,
-    #[serde(default)]
+    #[serde(deserialize_with = "or_nothing")]
     architecture: String,
-    #[serde(default)]
+    #[serde(deserialize_with = "or_nothing")]
     variant: Option<String>,
+}
+
+/// The value, or its type's own nothing if it is of another type.
+fn or_nothing<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+    value: D,
+) -> Result<T, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(value)?).unwrap_or_default())
+}
+
+/// Each element of a list, so that one of another type does not hide the others.
+fn each<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<Part>, D::Error> {
+    let parts: Vec<Value> = or_nothing(value)?;
+    Ok(parts.into_iter().map(|part| serde_json::from_value(part).unwrap_or_default()).collect())
 }
 
 impl Platform {
@@ -94,7 +110,7 @@ impl Platform {
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     created: Option<String>,
     #[serde(flatten)]
     platform: Platform,
@@ -130,13 +146,16 @@ impl Stated {
 impl Image {
     /// Reads a manifest. None if it is not that of an image.
     pub(crate) fn read(manifest: &Manifest) -> Result<Option<Self>, Failure> {
-        let stated: Stated = serde_json::from_slice(&manifest.raw)
-            .map_err(|error| Failure::input(format!("the manifest makes no sense: {error}")))?;
+        let makes_no_sense = |error: serde_json::Error| {
+            Failure::input(format!("the manifest makes no sense: {error}"))
+        };
+        // By way of a value, in which a key that is there twice has its last value: so do clients.
+        let stated: Value = serde_json::from_slice(&manifest.raw).map_err(makes_no_sense)?;
+        let stated: Stated = serde_json::from_value(stated).map_err(makes_no_sense)?;
         // It is served as the one, and may say the other of itself.
         let served = bare(&manifest.descriptor.media_type);
-        let own = stated.media_type.as_deref().map(bare).unwrap_or_default();
-        let annotated = stated.annotations.as_ref().and_then(|all| all.get(CREATED)?.as_str());
-        let annotated = annotated.and_then(rfc3339);
+        let own = bare(&stated.media_type);
+        let annotated = stated.annotations.get(CREATED).and_then(Value::as_str).and_then(rfc3339);
         if [&served, &own].iter().any(|named| INDEXES.contains(&named.as_str())) {
             let platforms = stated.manifests.iter().filter_map(|part| part.platform.as_ref());
             let platforms = platforms.map(Platform::name).collect();

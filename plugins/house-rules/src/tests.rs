@@ -331,3 +331,22 @@ fn a_manifest_without_sense_is_a_failure() {
     let failure = rules.evaluate_manifest(&testing::context(), Stage::Admit, &manifest);
     failure.expect_err("it is no manifest");
 }
+
+#[test]
+fn what_is_null_or_of_another_type_is_not_said_and_breaks_nothing() {
+    let rules = rules(STRICT);
+    for artifact in [
+        r#"{"schemaVersion": 2, "layers": null, "config": null, "manifests": null}"#,
+        r#"{"mediaType": null, "annotations": null, "fsLayers": null, "layers": [null, 1, "a"]}"#,
+        r#"{"layers": {}, "config": [], "manifests": "", "annotations": []}"#,
+        r#"{"layers": [{"mediaType": null, "size": -1, "platform": "linux"}]}"#,
+    ] {
+        assert!(!image(&rules, "docker.io/a/b:1", artifact, None).is_denied(), "{artifact}");
+    }
+    // What makes no sense beside it hides no image.
+    let beside = MANIFEST.replace(r#""layers": ["#, r#""layers": [null, {"size": "many"},"#);
+    let twice = MANIFEST.replace(r#""schemaVersion": 2,"#, r#""layers": [],"#);
+    for hidden in [beside, twice] {
+        assert!(image(&rules, "docker.io/a/b:1", &hidden, None).is_denied(), "{hidden}");
+    }
+}

@@ -36,6 +36,30 @@ impl Plugin for Oidc {
     }
 }
 
+/// A subject, a group or a claim's name, in bytes, at most: longer ones are no identity to the host.
+const NAME_BYTES_MAX: usize = 512;
+
+/// A claim's value, in bytes, at most, likewise.
+const CLAIM_BYTES_MAX: usize = 4 << 10;
+
+/// A claim's name, in bytes, at most, likewise.
+const CLAIM_NAME_BYTES_MAX: usize = 128;
+
+/// Groups of an identity, at most, likewise.
+const GROUPS_MAX: usize = 256;
+
+/// Whether the host takes a text for a part of an identity: people choose branches and workflows,
+/// and what cannot be seen in them must not end a login.
+fn fits(text: &str, bytes_max: usize) -> bool {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    };
+    !text.is_empty() && text.len() <= bytes_max && !text.chars().any(hidden)
+}
+
 /// Claims as names and texts: `{"kubernetes.io": {"namespace": "ci"}}` is
 /// `kubernetes.io.namespace`, and a list is there once for each of its values.
 fn flat(claims: &Map<String, Value>) -> Vec<(String, String)> {
@@ -103,6 +127,12 @@ impl Oidc {
         else {
             return Ok(Err(format!("the token has no claim {}", issuer.subject_claim)));
         };
+        if !fits(subject, NAME_BYTES_MAX) {
+            return Ok(Err(format!(
+                "the token's {} is too long, or has characters that cannot be seen",
+                issuer.subject_claim
+            )));
+        }
         let rules: Vec<&Rule> = issuer.rules.iter().filter(|rule| rule.is_for(&claims)).collect();
         if rules.is_empty() {
             let fields = [("issuer", issuer.issuer.as_str()), ("subject", subject)];
@@ -117,8 +147,16 @@ impl Oidc {
         }
         groups.sort();
         groups.dedup();
+        groups.retain(|group| fits(group, NAME_BYTES_MAX));
+        groups.truncate(GROUPS_MAX);
+        let subject = subject.clone();
+        // The rules have seen all claims; the next ones see those that can be told.
+        let told = |(name, value): &(String, String)| {
+            fits(name, CLAIM_NAME_BYTES_MAX) && (value.is_empty() || fits(value, CLAIM_BYTES_MAX))
+        };
+        let claims = claims.into_iter().filter(told).collect();
         Ok(Ok(Identity {
-            subject: subject.clone(),
+            subject,
             issuer: issuer.issuer.clone(),
             method: "bearer".to_owned(),
             groups,

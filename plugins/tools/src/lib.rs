@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod build;
 pub mod case;
+pub mod descriptor;
 pub mod diff;
 pub mod inspect;
 pub mod recording;

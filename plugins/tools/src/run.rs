@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pierhead_plugin_host::wit::{
-    AuthOutcome, CallContext, Client, Credential, Credentials, Descriptor, Identity, Manifest,
-    Reference, Request, Scope, Stage, Verdict,
+    AuthOutcome, CallContext, Client, Credential, Credentials, Identity, Manifest, Reference,
+    Request, Scope, Stage, Verdict,
 };
 use pierhead_plugin_host::{
     CallStats, Called, FactsGrant, Grants, Hook, Host, HostError, HostOptions, HttpGrant,
@@ -20,6 +20,7 @@ use url::Url;
 
 use crate::answer;
 use crate::case::{self, Case, Expect};
+use crate::descriptor;
 use crate::value;
 use crate::world::World;
 
@@ -303,24 +304,15 @@ fn manifest(call: &case::Call, mut reference: Reference) -> Result<Manifest, Str
     let content = call.manifest.as_ref().ok_or("the call has no manifest")?;
     let raw = value::bytes(content);
     let digest = format!("sha256:{}", hex::encode(Sha256::digest(&raw)));
-    let parsed: Value = serde_json::from_slice(&raw).unwrap_or_default();
-    let field = |name: &str| parsed.get(name).and_then(Value::as_str).map(str::to_owned);
-    let media_type = call.media_type.clone().or_else(|| field("mediaType"));
-    let annotation = |(name, value): (&String, &Value)| {
-        value.as_str().map(|value| (name.clone(), value.to_owned()))
-    };
-    let annotations = parsed.get("annotations").and_then(Value::as_object);
+    let media_type = call.media_type.clone().or_else(|| {
+        let parsed: Value = serde_json::from_slice(&raw).ok()?;
+        parsed.get("mediaType")?.as_str().map(str::to_owned)
+    });
+    let media_type =
+        media_type.unwrap_or_else(|| "application/vnd.oci.image.manifest.v1+json".to_owned());
     reference.digest.get_or_insert_with(|| digest.clone());
     Ok(Manifest {
-        descriptor: Descriptor {
-            media_type: media_type
-                .unwrap_or_else(|| "application/vnd.oci.image.manifest.v1+json".to_owned()),
-            digest,
-            size: raw.len() as u64,
-            artifact_type: field("artifactType"),
-            platform: None,
-            annotations: annotations.into_iter().flatten().filter_map(annotation).collect(),
-        },
+        descriptor: descriptor::of_manifest(&raw, media_type, digest),
         reference,
         raw,
         config: call.image_config.as_ref().map(value::bytes),

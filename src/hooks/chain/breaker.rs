@@ -3,18 +3,24 @@
 //! Closed: it is asked. Open: its `on_error` answers at once. After a rest one call goes through;
 //! an answer closes the circuit, another break opens it for twice as long.
 //!
-//! It opens only when most of its latest calls broke, not after a number of breaks alone: who finds
-//! a request that makes a plugin trap must not switch it off for everybody else by repeating it a
-//! few times among good ones.
+//! It opens only when most of its latest calls broke, and for several clients: who finds a request
+//! that makes a plugin trap, or pushes an image that no policy can read in its time, must not
+//! switch the plugin off for everybody else by repeating it. Where all clients look like one,
+//! nothing is left alone, and each call costs what it may at most.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::client_id::ClientId;
+
 /// So many breaks within [`WINDOW`] open the circuit, if they are also half of the calls.
 pub(super) const BREAKS_MAX: usize = 5;
+
+/// So many clients have to have met them.
+pub(super) const CLIENTS_MIN: usize = 3;
 
 /// How long a call is remembered.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
@@ -56,8 +62,8 @@ pub(super) struct Breaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The latest calls, and whether they broke.
-    calls: VecDeque<(Instant, bool)>,
+    /// The latest calls, and for whom they broke if they did.
+    calls: VecDeque<(Instant, Option<ClientId>)>,
     /// Until when the plugin is left alone, and how long that is.
     rest: Option<(Instant, Duration)>,
     probing: bool,
@@ -97,13 +103,13 @@ impl Breaker {
         }
     }
 
-    fn end(&self, now: Instant, is_probe: bool, broke: bool) {
+    fn end(&self, now: Instant, is_probe: bool, broke_for: Option<ClientId>) {
         let mut state = self.lock();
         if is_probe {
             state.probing = false;
             let rest = state.rest.take();
             state.calls.clear();
-            if broke {
+            if broke_for.is_some() {
                 let length = rest.map_or(REST_FIRST, |(_, length)| (length * 2).min(REST_MAX));
                 state.rest = Some((now + length, length));
             }
@@ -113,7 +119,8 @@ impl Breaker {
         if state.rest.is_some() {
             return;
         }
-        state.calls.push_back((now, broke));
+        let broke = broke_for.is_some();
+        state.calls.push_back((now, broke_for));
         while state.calls.len() > CALLS_MAX
             || state.calls.front().is_some_and(|(at, _)| *at + WINDOW <= now)
         {
@@ -122,8 +129,9 @@ impl Breaker {
         if !broke {
             return;
         }
-        let breaks = state.calls.iter().filter(|(_, broke)| *broke).count();
-        if breaks >= BREAKS_MAX && breaks * 2 >= state.calls.len() {
+        let breaks = || state.calls.iter().filter_map(|(_, broke_for)| broke_for.as_ref());
+        let (count, clients) = (breaks().count(), breaks().collect::<HashSet<_>>().len());
+        if count >= BREAKS_MAX && count * 2 >= state.calls.len() && clients >= CLIENTS_MIN {
             state.rest = Some((now + REST_FIRST, REST_FIRST));
         }
     }
@@ -139,10 +147,10 @@ impl Permit<'_> {
         self.is_probe
     }
 
-    /// Says what came of the call.
-    pub(super) fn end(mut self, now: Instant, broke: bool) {
+    /// Says what came of the call, and for which client it broke if it did.
+    pub(super) fn end(mut self, now: Instant, broke_for: Option<ClientId>) {
         self.is_over = true;
-        self.breaker.end(now, self.is_probe, broke);
+        self.breaker.end(now, self.is_probe, broke_for);
     }
 }
 
@@ -158,8 +166,27 @@ impl Drop for Permit<'_> {
 mod tests {
     use super::*;
 
+    fn client(number: usize) -> ClientId {
+        ClientId::at(std::net::Ipv4Addr::from(u32::try_from(number).unwrap()).into())
+    }
+
+    /// A call of a client of its own.
     fn call(breaker: &Breaker, now: Instant, broke: bool) -> bool {
-        breaker.admit(now).map(|permit| permit.end(now, broke)).is_some()
+        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let broke_for = broke.then(|| client(next));
+        breaker.admit(now).map(|permit| permit.end(now, broke_for)).is_some()
+    }
+
+    #[test]
+    fn few_clients_do_not_open_it_for_all() {
+        let (breaker, start) = (Breaker::default(), Instant::now());
+        for n in 0..10 * BREAKS_MAX {
+            breaker.admit(start).unwrap().end(start, Some(client(n % (CLIENTS_MIN - 1))));
+        }
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+        breaker.admit(start).unwrap().end(start, Some(client(CLIENTS_MIN)));
+        assert_eq!(breaker.circuit(), Circuit::Open);
     }
 
     #[test]
@@ -177,7 +204,7 @@ mod tests {
         assert_eq!(breaker.circuit(), Circuit::HalfOpen);
         assert!(breaker.admit(later).is_none());
         // It broke again: twice as long.
-        probe.end(later, true);
+        probe.end(later, Some(client(0)));
         assert!(breaker.admit(later + REST_FIRST).is_none());
         assert!(call(&breaker, later + REST_FIRST * 2, false));
         assert_eq!(breaker.circuit(), Circuit::Closed);
@@ -232,7 +259,7 @@ mod tests {
         for _ in 0..BREAKS_MAX {
             call(&breaker, start, true);
         }
-        late.end(start, false);
+        late.end(start, None);
         assert_eq!(breaker.circuit(), Circuit::Open);
     }
 }

@@ -21,6 +21,7 @@ use super::metrics::{HookMetrics, Sense};
 use super::question::{Inputs, Question};
 use super::view::{MountView, Trouble};
 use super::{Mode, OnError, Shared};
+use crate::client_id::ClientId;
 use crate::hooks::{Context, Denial};
 use crate::oci::ErrorCode;
 use crate::telemetry::Span;
@@ -331,7 +332,7 @@ impl Mount {
         match called.result.and_then(fit) {
             Ok((answer, sense)) => {
                 let was_probe = permit.is_probe();
-                permit.end(now, false);
+                permit.end(now, None);
                 if was_probe {
                     shared.metrics.circuit(&self.name, self.circuit() != Circuit::Closed);
                 }
@@ -342,7 +343,8 @@ impl Mount {
             Err(broke) => {
                 let was_closed = breaker.circuit() == Circuit::Closed;
                 if broke.counts_against_it() {
-                    permit.end(now, true);
+                    let subject = context.identity.as_ref().map(|who| who.subject.as_str());
+                    permit.end(now, Some(ClientId::new(subject, context.client.address)));
                 } else {
                     // It was not asked: a probe leaves its place to the next call.
                     drop(permit);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pierhead_plugin_host::wit::{self, AuthOutcome, Credentials};
 use pierhead_plugin_host::{CallError, Hook as HostHook};
+use pierhead_plugin_tools::descriptor;
 
 use crate::clock::Timestamp;
 use crate::hooks::chain::{
@@ -199,15 +200,11 @@ pub(super) fn manifest(manifest: &AdmissionRequest) -> wit::Manifest {
     reference.digest = Some(digest.clone());
     wit::Manifest {
         reference,
-        descriptor: wit::Descriptor {
-            media_type: manifest.media_type.as_str().to_owned(),
+        descriptor: descriptor::of_manifest(
+            &manifest.bytes,
+            manifest.media_type.as_str().to_owned(),
             digest,
-            size: manifest.bytes.len() as u64,
-            // The manifest itself says these, and the guest has it.
-            artifact_type: None,
-            platform: None,
-            annotations: Vec::new(),
-        },
+        ),
         raw: manifest.bytes.to_vec(),
         config: manifest.config.bytes().map(|config| config.to_vec()),
     }
@@ -289,6 +286,25 @@ mod tests {
             seen.push(ours);
         }
         assert_eq!(seen.into_iter().fold(DependsOn::NOTHING, DependsOn::and), all);
+    }
+
+    #[test]
+    fn a_manifest_is_shown_with_what_it_says_of_itself() {
+        let bytes = br#"{"artifactType": "a/b", "annotations": {"x": "y"}}"#;
+        let shown = manifest(&AdmissionRequest {
+            scope: Scope {
+                upstream: "docker.io".parse().unwrap(),
+                repo: "library/debian".parse().unwrap(),
+            },
+            reference: Reference::Tag("12".parse().unwrap()),
+            digest: crate::oci::Digest::sha256(bytes),
+            media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
+            bytes: bytes.as_slice().into(),
+            config: crate::hooks::ImageConfig::Unnamed,
+        });
+        assert_eq!(shown.descriptor.artifact_type.as_deref(), Some("a/b"));
+        assert_eq!(shown.descriptor.annotations, [("x".to_owned(), "y".to_owned())]);
+        assert_eq!(shown.reference.digest, Some(shown.descriptor.digest));
     }
 
     #[test]

@@ -393,6 +393,31 @@ fn kubernetes_claims_lie_in_one_another() {
     rejected(ask(&plugin, &token(&signer, &claims)), "its claims match no rule");
 }
 
+#[test]
+fn what_cannot_be_told_of_a_token_is_left_out_and_ends_no_login() {
+    let signer = Signer::es256("k");
+    let _host = host(&[&signer]);
+    let mut settings = settings();
+    settings["issuers"][0]["groups_claim"] = json!("teams");
+    let plugin = plugin(&settings);
+    let mut claims = claims();
+    claims["workflow"] = json!("\u{1f469}\u{200d}\u{1f4bb} deploy");
+    claims["job_workflow_ref"] = json!("a".repeat(5_000));
+    claims["n".repeat(200)] = json!("1");
+    claims["empty"] = json!("");
+    claims["teams"] = json!(["red", "g".repeat(600), "b\u{200b}lue", ""]);
+    let identity = identity(ask(&plugin, &token(&signer, &claims)));
+    let names: Vec<&str> = identity.claims.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(names.contains(&"repository") && names.contains(&"empty"), "{names:?}");
+    assert!(!names.contains(&"workflow") && !names.contains(&"job_workflow_ref"), "{names:?}");
+    assert!(names.iter().all(|name| name.len() < 200));
+    assert_eq!(identity.groups, ["ci", "red", "release"]);
+    for subject in ["a\u{202e}b".to_owned(), "s".repeat(600)] {
+        let token = token(&signer, &with("sub", Some(json!(subject))));
+        rejected(ask(&plugin, &token), "sub is too long, or has characters that cannot be seen");
+    }
+}
+
 fn allowed(plugin: &Oidc, ctx: &CallContext, repository: &str, actions: &[Action]) -> Vec<Action> {
     let wanted = Scope { repository: repository.to_owned(), actions: actions.to_vec() };
     let granted = plugin.authorize(ctx, &[wanted]).expect("it decides");

@@ -100,8 +100,8 @@ async fn who_breaks_all_the_time_is_left_alone() {
         }))
     };
     let world = World::with(vec![policy("p", &guest)]);
-    for _ in 0..20 {
-        world.request(&manifest("1")).await.unwrap_err();
+    for client in 0..20 {
+        world.request_of(client, &manifest("1")).await.unwrap_err();
     }
     assert_eq!(guest.calls(), 5);
     assert!(message(world.request(&manifest("1")).await).contains("(resting)"));
@@ -115,13 +115,24 @@ async fn who_breaks_all_the_time_is_left_alone() {
 }
 
 #[tokio::test]
+async fn one_client_cannot_have_it_left_alone_for_all() {
+    let guest = Arc::new(Scripted::says(Err(Broke::Deadline)));
+    let world = World::with(vec![policy("p", &guest)]);
+    for _ in 0..20 {
+        world.request(&manifest("1")).await.unwrap_err();
+    }
+    assert_eq!(guest.calls(), 20);
+    assert_eq!(world.chained.view()[0].health(), "ok");
+}
+
+#[tokio::test]
 async fn what_is_not_its_own_fault_leaves_nobody_alone() {
     let unavailable = |unavailable| Broke::Failure { message: "sorry".to_owned(), unavailable };
     for (cause, calls) in [(Broke::Busy, 20), (unavailable(true), 20), (unavailable(false), 5)] {
         let guest = Arc::new(Scripted::says(Err(cause.clone())));
         let world = World::with(vec![policy("p", &guest)]);
-        for _ in 0..20 {
-            world.request(&manifest("1")).await.unwrap_err();
+        for client in 0..20 {
+            world.request_of(client, &manifest("1")).await.unwrap_err();
         }
         assert_eq!(guest.calls(), calls, "{cause}");
     }
@@ -135,8 +146,8 @@ async fn a_probe_for_which_there_was_no_room_says_nothing() {
         Arc::new(Scripted::requests(move |_| Err(answer.lock().unwrap().clone())))
     };
     let world = World::with(vec![policy("p", &guest)]);
-    for _ in 0..5 {
-        world.request(&manifest("1")).await.unwrap_err();
+    for client in 0..5 {
+        world.request_of(client, &manifest("1")).await.unwrap_err();
     }
     *answer.lock().unwrap() = Broke::Busy;
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -160,7 +171,8 @@ async fn what_breaks_at_one_hook_is_asked_at_the_others() {
     let world = World::with(vec![both]);
     let presented = |n: usize| Presented::Bearer(crate::secret::Secret::new(n.to_string()));
     for n in 0..10 {
-        world.chained.authenticate(&context(), &presented(n)).await.unwrap_err();
+        let context = context_of(u8::try_from(n).unwrap());
+        world.chained.authenticate(&context, &presented(n)).await.unwrap_err();
     }
     assert_eq!(guest.calls(), 5);
     assert_eq!(world.chained.view()[0].health(), "resting");

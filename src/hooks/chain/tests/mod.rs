@@ -163,6 +163,11 @@ impl World {
     async fn request(&self, target: &Target) -> Verdict {
         self.chained.request(&context(), target).await
     }
+
+    /// A request of the client with that number.
+    async fn request_of(&self, client: u8, target: &Target) -> Verdict {
+        self.chained.request(&context_of(client), target).await
+    }
 }
 
 fn upstreams() -> HashSet<UpstreamName> {
@@ -199,6 +204,13 @@ fn context() -> Context {
         tls_subject: None,
     };
     Context::new("1", client)
+}
+
+/// What the client with that number asks.
+fn context_of(client: u8) -> Context {
+    let mut context = context();
+    context.client.address = Ipv4Addr::new(192, 0, 2, client).into();
+    context
 }
 
 fn known(subject: &str) -> Context {
