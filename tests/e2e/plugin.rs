@@ -204,6 +204,47 @@ fn a_policy_in_javascript_is_made_tested_and_mounted() {
 }
 
 #[test]
+fn a_policy_is_a_text_and_is_replaced_like_any_plugin() {
+    if house_rules().is_none() {
+        return;
+    }
+    let rego = |tag: &str| {
+        format!("package p\ndeny contains \"{tag} is refused by rego\" if input.tag == \"{tag}\"\n")
+    };
+    let cedar = |tag: &str| {
+        format!(
+            "permit(principal, action, resource);\n@message(\"{tag} is refused by cedar\")\n\
+             forbid(principal, action, resource)\n\
+             when {{ context has tag && context.tag == \"{tag}\" }};\n"
+        )
+    };
+    let all: [(&str, &dyn Fn(&str) -> String); 2] = [("rego", &rego), ("cedar", &cedar)];
+    for (language, policy) in all {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("policy").with_extension(language);
+        place(&file, policy("latest").as_bytes());
+        let config = format!(
+            "[plugin.text]\nsource = \"file:{}\"\nhooks = [\"request-policy\"]\n",
+            file.display()
+        );
+        let Some(bench) = Bench::start(&config) else { return };
+        assert_eq!((bench.status("latest"), bench.status("1")), (403, 200), "{language}");
+        let url = format!("{}/v2/library/{NAME}/manifests/latest", bench.pierhead.url());
+        let refused = get(url).text();
+        assert!(refused.contains(&format!("latest is refused by {language}")), "{refused}");
+        place(&file, policy("1").as_bytes());
+        wait_until("the text is replaced", SEEN, || (bench.status("1") == 403).then_some(()));
+        assert_eq!(bench.status("latest"), 200, "{language}");
+        place(&file, b"this is no policy");
+        bench.pierhead.hangup();
+        wait_until("the operator is told", SEEN, || {
+            (bench.plugin()["health"] == json!("stale")).then_some(())
+        });
+        assert_eq!((bench.status("latest"), bench.status("1")), (200, 403), "{language}");
+    }
+}
+
+#[test]
 fn a_plugin_is_replaced_a_hundred_times_under_load_and_no_request_is_lost() {
     let Some(wasm) = house_rules() else { return };
     let dir = TempDir::new().unwrap();

@@ -9,8 +9,11 @@ use clap::Args;
 use crate::Result;
 use crate::toolchain::{self, TARGET, Toolchain};
 
-/// The bundled plugins, each of which is a crate under `plugins/`.
+/// The bundled plugins, each of which is a crate under `plugins/` or [`ENGINES`].
 const NAMES: &str = include_str!("../../plugins/bundled/names.txt");
+
+/// The workspace of those with an engine.
+const ENGINES: &str = "plugins/engines";
 
 /// The profile that they are built with.
 const PROFILE: &str = "plugin";
@@ -47,17 +50,25 @@ pub(crate) fn run(args: &PluginsArgs) -> Result<bool> {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     // A folder of its own: another compiler at work in the same one makes both wait.
     let target = target.join("plugins");
-    // All at once: the two that take minutes share no more than their dependencies.
-    let mut command = Command::new("cargo");
-    command
-        .current_dir(root)
-        .args(["build", "--lib", "--profile", PROFILE, "--target", TARGET, "--target-dir"])
-        .arg(&target)
-        .args(names.iter().flat_map(|name| ["--package", name]))
-        .env_remove("RUSTFLAGS");
-    toolchain.apply(&mut command);
-    if !command.status()?.success() {
-        return Err("the plugins were not built".into());
+    for workspace in [".", ENGINES] {
+        let here = |name: &&&str| root.join(ENGINES).join(name).is_dir() == (workspace == ENGINES);
+        let packages: Vec<&str> = names.iter().filter(here).copied().collect();
+        if packages.is_empty() {
+            continue;
+        }
+        // All at once: the two that take minutes share no more than their dependencies.
+        let mut command = Command::new("cargo");
+        command
+            .current_dir(root.join(workspace))
+            .args(["build", "--locked", "--lib", "--profile", PROFILE, "--target", TARGET])
+            .arg("--target-dir")
+            .arg(&target)
+            .args(packages.iter().flat_map(|name| ["--package", name]))
+            .env_remove("RUSTFLAGS");
+        toolchain.apply(&mut command);
+        if !command.status()?.success() {
+            return Err(format!("{} were not built", packages.join(", ")).into());
+        }
     }
 
     let folder = root.join("target/bundled");
