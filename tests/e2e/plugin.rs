@@ -218,8 +218,8 @@ fn a_policy_is_a_text_and_is_replaced_like_any_plugin() {
              when {{ context has tag && context.tag == \"{tag}\" }};\n"
         )
     };
-    let all: [(&str, &dyn Fn(&str) -> String); 2] = [("rego", &rego), ("cedar", &cedar)];
-    for (language, policy) in all {
+    for language in ["rego", "cedar"] {
+        let policy = |tag: &str| if language == "rego" { rego(tag) } else { cedar(tag) };
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("policy").with_extension(language);
         place(&file, policy("latest").as_bytes());
