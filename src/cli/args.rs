@@ -159,6 +159,12 @@ pub(super) struct WarmArgs {
     /// The registry listener, over server.listen of the configuration
     #[arg(long, value_name = "URL")]
     pub(super) registry: Option<String>,
+    /// Whom to log in as, where the registry wants to know
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub(super) user: Option<String>,
+    /// The file that holds the password, or a CI job's token
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub(super) password_file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) output: Output,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::iter;
 use serde::Serialize;
 
-use self::registry::{Got, Read, Registry};
+use self::registry::{Got, Login, Read, Registry};
 use super::args::{WarmArgs, WarmPlatform};
 use super::client::{Client, given, of_listener};
 use super::output::{Console, Exit, Failure, Format, bytes, counted, printable};
@@ -20,9 +20,13 @@ use crate::config::read_from_disk;
 use crate::http::admin::api::name::ImageRequest;
 use crate::oci::{Descriptor, Digest, ManifestKind, Platform, Reference, Tag};
 use crate::pull::image::ImageName;
+use crate::secret::Secret;
 
 /// The largest list of images, in bytes.
 const LIST_BYTES_MAX: usize = 1 << 20;
+
+/// The largest password, in bytes: tokens of CI jobs are some kilobytes long.
+const PASSWORD_BYTES_MAX: usize = 64 << 10;
 
 /// The most manifests of one image: indexes come from strangers and may name each other at will.
 const MANIFESTS_MAX: usize = 256;
@@ -86,7 +90,7 @@ pub(super) async fn warm(
         image.map_err(|error| Failure::usage(format!("{name:?} names no image: {error}")))
     });
     let images = images.collect::<Result<Vec<_>, _>>()?;
-    let registry = Registry::new(base, &args.target.tls)?;
+    let registry = Registry::new(base, login(args)?, &args.target.tls)?;
     let wanted = Wanted::new(&args.platform)?;
     let board = Board::new();
     let mut warmed = Warmed::default();
@@ -146,14 +150,30 @@ async fn pin(operator: &Client, image: &ImageName) -> Result<(), Failure> {
     })
 }
 
+/// Whom to log in as, if that is said.
+fn login(args: &WarmArgs) -> Result<Option<Login>, Failure> {
+    let (Some(user), Some(path)) = (&args.user, &args.password_file) else { return Ok(None) };
+    let password = text_of(path, PASSWORD_BYTES_MAX)?;
+    // Editors end a file with a newline, and no password does.
+    let password = Secret::new(password.trim_end_matches(['\r', '\n']));
+    Ok(Some(Login { user: user.clone(), password }))
+}
+
+fn text_of(path: &Path, bytes_max: usize) -> Result<String, Failure> {
+    let bad = |error: String| Failure::usage(format!("{}: {error}", path.display()));
+    let content = read_from_disk(path, bytes_max).map_err(|error| bad(error.to_string()))?;
+    String::from_utf8(content).map_err(|_| bad("it is not UTF-8 text".to_owned()))
+}
+
 /// The images of a list: one a line, `#` begins a comment.
 fn list(path: &Path) -> Result<Vec<String>, Failure> {
-    let bad = |error: String| Failure::usage(format!("{}: {error}", path.display()));
-    let content = read_from_disk(path, LIST_BYTES_MAX).map_err(|error| bad(error.to_string()))?;
-    let text = String::from_utf8(content).map_err(|_| bad("it is not UTF-8 text".to_owned()))?;
+    let text = text_of(path, LIST_BYTES_MAX)?;
     let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let names: Vec<_> = names.filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    if names.is_empty() { Err(bad("it names no image".to_owned())) } else { Ok(names) }
+    if names.is_empty() {
+        return Err(Failure::usage(format!("{}: it names no image", path.display())));
+    }
+    Ok(names)
 }
 
 /// Which entries of an index are pulled.

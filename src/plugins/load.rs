@@ -257,7 +257,7 @@ impl Plugins {
             && before.digest == digest
             && before.setup == setup
         {
-            return Ok(Made { stale: None, ..before.clone() });
+            return Ok(Made { signer: plan.verify.clone(), stale: None, ..before.clone() });
         }
         let loaded =
             self.runtime(settings).await?.load(fetched.wasm.clone(), setup.clone()).await?;

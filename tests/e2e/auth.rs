@@ -9,7 +9,7 @@ use pierhead_kit::program::{
 };
 use serde_json::{Value, json};
 
-use super::{NAME, options};
+use super::{NAME, command, options};
 
 /// Somebody who may pull.
 const USER: &str = "ci";
@@ -156,6 +156,38 @@ fn skopeo_shows_its_credentials() {
     assert!(wrong.stderr.contains(WRONG), "{wrong}");
     let none = inspect(&["--no-creds"]).fails();
     assert!(none.stderr.contains(LOG_IN), "{none}");
+}
+
+#[test]
+fn the_cache_is_warmed_by_who_may_pull() {
+    let Some(mut guarded) = Guarded::with_htpasswd("") else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let url = guarded.pierhead.url().to_owned();
+    let warm = |args: &[&str]| {
+        let image = format!("{NAME}:1");
+        let registry = ["--registry", &url, "--platform", "all"];
+        command(&["warm", &image]).args(registry).args(args.iter().copied()).output()
+    };
+    let with = |password: &str| {
+        let file = dir.path().join("password");
+        std::fs::write(&file, format!("{password}\n")).expect("it can be written");
+        let file = file.to_str().expect("a path in UTF-8");
+        warm(&["--user", USER, "--password-file", file])
+    };
+    let refused = warm(&[]).fails();
+    assert!(refused.stderr.contains(LOG_IN), "{refused}");
+    assert!(refused.stderr.contains("--password-file"), "{refused}");
+    let wrong = with("battery staple").fails();
+    assert!(wrong.stderr.contains(WRONG), "{wrong}");
+    with(PASSWORD).ok();
+    guarded.pierhead.wait_for_fills();
+    guarded.registry.stop();
+    for digest in guarded.layout.blobs().keys() {
+        let url = format!("{}/v2/library/{NAME}/blobs/{digest}", guarded.pierhead.url());
+        let answer = get_with(&url, &basic(USER, PASSWORD)).expect(200);
+        assert!(answer.body == guarded.layout.read(digest), "{digest} differs");
+    }
+    guarded.never_logged(&[PASSWORD, "battery staple", "Y2k6"]);
 }
 
 #[test]

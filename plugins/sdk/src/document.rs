@@ -117,8 +117,8 @@ pub fn of_request(ctx: &CallContext, request: &Request) -> Value {
     Value::Object(members)
 }
 
-/// What an authorizer is asked about one action. The name is the one that clients write; the
-/// upstream is not told apart from the repository.
+/// What an authorizer is asked about one action. The name is the upstream's, a slash and the
+/// repository; the two are not told apart.
 #[must_use]
 pub fn of_scope(ctx: &CallContext, scope: &Scope, wanted: Action) -> Value {
     let mut members = common("authorizer", ctx);

@@ -15,6 +15,7 @@ use crate::oci::{
     ACCEPT_MANIFESTS, Digest, ErrorBody, Hasher, MANIFEST_BYTES_MAX, Manifest, MediaType, Reference,
 };
 use crate::pull::image::ImageName;
+use crate::secret::Secret;
 
 /// How long the server may stay silent. It answers a client within `fill.answer_within`.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -31,10 +32,18 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The largest body of an error that is read, in bytes.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 
+/// Who we are to a registry.
+#[derive(Debug)]
+pub(super) struct Login {
+    pub(super) user: String,
+    pub(super) password: Secret,
+}
+
 /// A registry.
 #[derive(Debug)]
 pub(super) struct Registry {
     base: Url,
+    login: Option<Login>,
     http: reqwest::Client,
 }
 
@@ -63,9 +72,9 @@ enum Attempt {
 }
 
 impl Registry {
-    pub(super) fn new(base: Url, files: &TlsFiles) -> Result<Self, Failure> {
+    pub(super) fn new(base: Url, login: Option<Login>, files: &TlsFiles) -> Result<Self, Failure> {
         let http = http(&base, files, Some(SILENCE_TIMEOUT))?;
-        Ok(Self { base, http })
+        Ok(Self { base, login, http })
     }
 
     /// The manifest `reference` of an image, verified.
@@ -168,7 +177,10 @@ impl Registry {
         if let Some(host) = image.host().filter(|host| !self.is_own(host)) {
             url.query_pairs_mut().append_pair("ns", host);
         }
-        let request = self.http.get(url).header(ACCEPT, ACCEPT_MANIFESTS);
+        let mut request = self.http.get(url).header(ACCEPT, ACCEPT_MANIFESTS);
+        if let Some(Login { user, password }) = &self.login {
+            request = request.basic_auth(user, Some(password.expose()));
+        }
         let answer = request.send().await.map_err(|error| {
             if error.is_connect() {
                 let message =
@@ -230,6 +242,9 @@ async fn refusal(answer: reqwest::Response) -> Attempt {
             .help("--registry names the registry listener, not the operator's side"),
     };
     match status {
+        StatusCode::UNAUTHORIZED => {
+            Attempt::Final(failure.help("log in with --user and --password-file"))
+        }
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
             Attempt::Later(failure, after)
         }

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use super::guest::{Broke, Hook};
@@ -218,8 +219,15 @@ impl PluginMetrics {
         }
     }
 
-    pub(super) fn circuit(&self, mount: &str, open: bool) {
-        self.circuit.with_label_values(&[mount]).set(i64::from(open));
+    /// Lets the mounts of another chain begin with closed circuits. What calls in flight still say
+    /// about the old ones is shown no more.
+    pub(super) fn forget_circuits(&self) {
+        self.circuit.reset();
+    }
+
+    /// Whether a circuit of the mount is open: 1 or 0.
+    pub(super) fn circuit_of(&self, mount: &str) -> IntGauge {
+        self.circuit.with_label_values(&[mount])
     }
 
     /// The counter of a label of a plugin's own.

@@ -41,6 +41,7 @@ pub use mount::{MountSettings, Mounted};
 pub use view::{MountView, Trouble};
 
 use self::decisions::Decisions;
+use self::filter::Filter;
 use self::flights::Flights;
 use self::logins::Logins;
 use self::mount::Mount;
@@ -234,8 +235,13 @@ impl Chained {
     /// # Errors
     /// When patterns of a mount cannot be used together; the old chain stays then.
     pub fn replace(&self, parts: ChainParts) -> Result<(), PatternError> {
-        let mounts = parts.mounts.into_iter().map(|mounted| Mount::new(mounted, &self.shared));
-        let all = mounts.map(|mount| mount.map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let filters = parts.mounts.iter().map(|mounted| Filter::new(&mounted.settings.matching));
+        let filters = filters.collect::<Result<Vec<_>, _>>()?;
+        self.shared.metrics.forget_circuits();
+        let mounts = parts.mounts.into_iter().zip(filters);
+        let all: Vec<_> = mounts
+            .map(|(mounted, filter)| Arc::new(Mount::new(mounted, filter, &self.shared)))
+            .collect();
         let ordered = |hook: Hook| {
             let mut of: Vec<Arc<Mount>> = all.iter().filter(|m| m.has(hook)).cloned().collect();
             let order = parts.order.get(hook.as_str()).map_or(&[][..], Vec::as_slice);

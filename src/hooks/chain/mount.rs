@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntGauge};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Circuit};
 use super::check::{self, Fit, Ruling};
 use super::decisions::Sets;
-use super::filter::{Filter, MatchSettings, PatternError};
+use super::filter::{Filter, MatchSettings};
 use super::guest::{Broke, Call, Called, Guest, Hook};
 use super::metrics::{HookMetrics, Sense};
 use super::question::{Inputs, Question};
@@ -97,6 +97,7 @@ pub(super) struct Mount {
     ids: [u64; Hook::ALL.len()],
     sets: [Sets; Hook::ALL.len()],
     metrics: [HookMetrics; Hook::ALL.len()],
+    circuit_open: IntGauge,
     health: Mutex<Health>,
 }
 
@@ -132,7 +133,7 @@ impl Judged {
 }
 
 impl Mount {
-    pub(super) fn new(mounted: Mounted, shared: &Shared) -> Result<Self, PatternError> {
+    pub(super) fn new(mounted: Mounted, filter: Filter, shared: &Shared) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Mounted { settings, hooks, are_hooks_known, guest, digest, version, stale } = mounted;
         let name = settings.name;
@@ -148,7 +149,7 @@ impl Mount {
             last: guest.as_ref().err().map(|broke| Trouble::new(broke, shared.clock.now())),
             ..Health::default()
         };
-        let mount = Self {
+        Self {
             mode: settings.mode,
             hooks,
             are_hooks_known,
@@ -156,7 +157,7 @@ impl Mount {
             digest,
             version,
             stale,
-            filter: Filter::new(&settings.matching)?,
+            filter,
             on_error: settings.on_error,
             timeout: settings.timeout,
             breakers: Hook::ALL.map(|_| Breaker::default()),
@@ -164,11 +165,10 @@ impl Mount {
             ids: Hook::ALL.map(|_| NEXT.fetch_add(1, Ordering::Relaxed)),
             sets: Hook::ALL.map(|_| Sets::default()),
             metrics: Hook::ALL.map(|hook| shared.metrics.of(&name, hook)),
+            circuit_open: shared.metrics.circuit_of(&name),
             health: Mutex::new(health),
             name,
-        };
-        shared.metrics.circuit(&mount.name, false);
-        Ok(mount)
+        }
     }
 
     pub(super) fn has(&self, hook: Hook) -> bool {
@@ -202,6 +202,10 @@ impl Mount {
             return OnError::Skip;
         }
         on_error
+    }
+
+    fn show_circuit(&self) {
+        self.circuit_open.set(i64::from(self.circuit() != Circuit::Closed));
     }
 
     /// How the circuit is that is worst.
@@ -334,7 +338,7 @@ impl Mount {
                 let was_probe = permit.is_probe();
                 permit.end(now, None);
                 if was_probe {
-                    shared.metrics.circuit(&self.name, self.circuit() != Circuit::Closed);
+                    self.show_circuit();
                 }
                 metrics.answered(sense);
                 span.set("pierhead.outcome", || sense.as_str());
@@ -351,7 +355,7 @@ impl Mount {
                 }
                 let is_closed = breaker.circuit() == Circuit::Closed;
                 shared.metrics.broke(&self.name, hook, &broke);
-                shared.metrics.circuit(&self.name, self.circuit() != Circuit::Closed);
+                self.show_circuit();
                 span.fail(|| broke.kind().into());
                 self.note(shared, context, hook, &broke, now, was_closed && !is_closed);
                 Err(broke)

@@ -181,6 +181,8 @@ mod tests {
         assert_eq!(changes(&registry), 2.0);
         write("c", &second.0);
         assert_eq!(worker.look().await, Round::Done(LOOK_INTERVAL));
+        // What is shown already is no change.
+        assert_eq!(changes(&registry), 2.0);
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub mod exports {
                 /// What somebody wants to do in one repository.
                 #[derive(Clone, PartialEq)]
                 pub struct Scope {
-                    /// The name as clients write it behind the registry's address, such as `docker.io/library/debian`.
+                    /// The upstream's name, a slash and the repository there, such as `docker.io/library/debian`, however
+                    /// the client wrote it.
                     pub repository: _rt::String,
                     /// What they want to do there.
                     pub actions: _rt::Vec<Action>,

@@ -114,6 +114,18 @@ async fn who_breaks_all_the_time_is_left_alone() {
     assert_eq!(world.metric("pierhead_plugin_circuit_open", &["p"]), 0.0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn another_chain_begins_with_closed_circuits() {
+    let world = World::with(vec![policy("p", &Arc::new(Scripted::says(Err(Broke::Memory))))]);
+    for client in 0..5 {
+        world.request_of(client, &manifest("1")).await.unwrap_err();
+    }
+    assert_eq!(world.metric("pierhead_plugin_circuit_open", &["p"]), 1.0);
+    world.mount(vec![policy("p", &said(deny("no")))]);
+    assert_eq!(world.metric("pierhead_plugin_circuit_open", &["p"]), 0.0);
+    assert_eq!(message(world.request(&manifest("1")).await), "no");
+}
+
 #[tokio::test]
 async fn one_client_cannot_have_it_left_alone_for_all() {
     let guest = Arc::new(Scripted::says(Err(Broke::Deadline)));
