@@ -87,7 +87,12 @@ pub struct Call {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_config: Option<Value>,
     /// authenticator: what is presented; nothing, if it is not said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // YAML would want a tag (`!bearer`), and nobody knows those.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "serde_yaml_ng::with::singleton_map"
+    )]
     pub credentials: Option<Credentials>,
     /// authorizer: what is wanted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -351,9 +356,13 @@ fn read_file(path: &Path) -> Result<Vec<Case>, CaseError> {
     if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
         return Err(CaseError::TooLarge(path.to_owned()));
     }
-    let text = fs::read_to_string(path).map_err(failed)?;
+    parse(&fs::read_to_string(path).map_err(failed)?, path)
+}
+
+/// Reads the cases of a file that is there as text.
+fn parse(text: &str, path: &Path) -> Result<Vec<Case>, CaseError> {
     let mut cases = Vec::new();
-    for (index, document) in serde_yaml_ng::Deserializer::from_str(&text).enumerate() {
+    for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
         let malformed =
             |source| CaseError::Malformed { path: path.to_owned(), number: index + 1, source };
         // An empty document: a line of dashes at the end, or comments alone.
@@ -371,4 +380,27 @@ fn read_file(path: &Path) -> Result<Vec<Case>, CaseError> {
 /// Never, for cases that were read; serde has no way to say so.
 pub fn document(case: &Case) -> Result<String, serde_yaml_ng::Error> {
     Ok(format!("---\n{}", serde_yaml_ng::to_string(case)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_written_as_everything_else() {
+        let text = "call:\n  hook: authenticator\n  credentials: { bearer: abc }\nexpect: {}\n---\n\
+            call:\n  hook: authenticator\n  credentials:\n    basic: { username: a, password: b }\n\
+            expect: {}\n---\n\
+            call:\n  hook: authenticator\n  credentials: anonymous\nexpect: {}\n---\n\
+            call:\n  hook: authenticator\nexpect: {}\n";
+        let read = |text: &str| parse(text, Path::new("cases.yaml")).unwrap();
+        let cases = read(text);
+        let presented: Vec<_> = cases.iter().map(|case| &case.call.credentials).collect();
+        assert!(matches!(presented[0], Some(Credentials::Bearer(token)) if token == "abc"));
+        assert!(matches!(presented[1], Some(Credentials::Basic(basic)) if basic.username == "a"));
+        assert!(matches!(presented[2], Some(Credentials::Anonymous)));
+        assert!(presented[3].is_none());
+        let again: String = cases.iter().map(|case| document(case).unwrap()).collect();
+        assert_eq!(format!("{:?}", read(&again)), format!("{cases:?}"));
+    }
 }
