@@ -15,6 +15,14 @@ const NAMES: &str = include_str!("../../plugins/bundled/names.txt");
 /// The workspace of those with an engine.
 const ENGINES: &str = "plugins/engines";
 
+/// Flags for the compiler, of that target alone.
+const FLAGS_VARIABLE: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS";
+
+/// As in the projects of `plugin new`: what a call may have written is put back after it, so that
+/// less memory is a faster call. The engines evaluate deeply nested policies, and keep their
+/// megabyte.
+const SMALL_STACK: &str = "-Clink-arg=-zstack-size=131072";
+
 /// The profile that they are built with.
 const PROFILE: &str = "plugin";
 
@@ -65,6 +73,9 @@ pub(crate) fn run(args: &PluginsArgs) -> Result<bool> {
             .arg(&target)
             .args(packages.iter().flat_map(|name| ["--package", name]))
             .env_remove("RUSTFLAGS");
+        if workspace != ENGINES {
+            command.env(FLAGS_VARIABLE, SMALL_STACK);
+        }
         toolchain.apply(&mut command);
         if !command.status()?.success() {
             return Err(format!("{} were not built", packages.join(", ")).into());

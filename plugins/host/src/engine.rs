@@ -37,8 +37,10 @@ const ASYNC_STACK_BYTES: usize = 1 << 20;
 /// written. It is a bound; a policy writes some tens of pages.
 const KEEP_SCANNED_BYTES: usize = 1 << 20;
 
-/// The same where it does not: then all of it is copied back after each call, so it is small.
-const KEEP_BLIND_BYTES: usize = 0;
+/// The same where it does not: then all of it is copied back after each call, which takes a few
+/// microseconds; what is beyond is unmapped and faulted in again, which takes tens. A policy with a
+/// small stack fits in.
+const KEEP_BLIND_BYTES: usize = 256 << 10;
 
 /// The same of a table.
 const TABLE_KEEP_BYTES: usize = 64 << 10;

@@ -68,6 +68,7 @@ sdk!(
 /// What every project in Rust has.
 const RUST: &[File] = &[
     file!("Cargo.toml", "../templates/rust/Cargo.toml.in"),
+    file!("build.rs", "../templates/rust/build.rs.in"),
     file!(".gitignore", "../templates/rust/gitignore.in"),
     file!("README.md", "../templates/rust/README.md.in"),
     file!("vendor/pierhead-plugin/Cargo.toml", "../../sdk/vendored.toml"),
