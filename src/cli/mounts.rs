@@ -55,7 +55,8 @@ pub(super) fn table(plugins: &[Plugin]) -> Option<Table> {
 pub(super) fn troubles(plugins: &[Plugin]) -> String {
     let mut text = String::new();
     for plugin in plugins.iter().filter(|plugin| plugin.health != "ok") {
-        let error = plugin.refused.as_ref().or(plugin.last_error.as_ref());
+        let refused = plugin.refused.as_ref().filter(|_| plugin.health == "stale");
+        let error = refused.or(plugin.last_error.as_ref());
         let error = error.map(|error| printable(error)).unwrap_or_default();
         text.push_str(&format!("  ! {}: {error}\n", plugin.name));
     }
@@ -77,7 +78,7 @@ mod tests {
             health: health.to_owned(),
             refused: (health == "stale").then(|| "it is no plugin".to_owned()),
             circuit: "closed".to_owned(),
-            last_error: (health == "broken").then(|| "it is gone".to_owned()),
+            last_error: matches!(health, "breaking" | "broken").then(|| "it is gone".to_owned()),
             last_error_kind: None,
             last_error_at: None,
             calls: 4,
@@ -89,10 +90,18 @@ mod tests {
 
     #[test]
     fn plugins_are_shown_with_what_is_wrong() {
-        let plugins = [plugin("a", "ok"), plugin("b", "stale"), plugin("c", "broken")];
+        let plugins = [
+            plugin("a", "ok"),
+            plugin("b", "stale"),
+            plugin("c", "broken"),
+            plugin("d", "breaking"),
+        ];
         let text = table(&plugins).unwrap().text("");
         assert!(text.contains("sha256:abababababab ") && text.contains("75 %"), "{text}");
-        assert_eq!(troubles(&plugins), "  ! b: it is no plugin\n  ! c: it is gone\n");
+        assert_eq!(
+            troubles(&plugins),
+            "  ! b: it is no plugin\n  ! c: it is gone\n  ! d: it is gone\n"
+        );
         assert!(table(&[]).is_none());
     }
 }

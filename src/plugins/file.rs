@@ -19,14 +19,15 @@ pub(super) const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Write permissions of those who are not the owner.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
-/// What is seen of a file without reading it. Equal stamps mean that nothing was written.
+/// What is seen of a file without reading it. Equal stamps mean that nothing was written, and that
+/// nobody may write it who could not before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(Option<(u64, u64, u64, i64, i64)>);
 
 impl Stamp {
     pub(super) fn of(path: &Path) -> Self {
         let stamp = |found: Metadata| {
-            (found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec())
+            (found.dev(), found.ino(), found.size(), found.ctime(), found.ctime_nsec())
         };
         Self(std::fs::metadata(path).ok().map(stamp))
     }
@@ -131,12 +132,15 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_tells_that_a_file_was_written() {
+    fn a_stamp_tells_that_a_file_or_its_mode_was_written() {
         let (_dir, path) = file(b"a", 0o600);
         let before = Stamp::of(&path);
         assert_eq!(Stamp::of(&path), before);
         fs::write(&path, b"ab").unwrap();
-        assert_ne!(Stamp::of(&path), before);
+        let written = Stamp::of(&path);
+        assert_ne!(written, before);
+        fs::set_permissions(&path, Permissions::from_mode(0o620)).unwrap();
+        assert_ne!(Stamp::of(&path), written, "others may write it now");
         fs::remove_file(&path).unwrap();
         assert_eq!(Stamp::of(&path), Stamp(None));
     }

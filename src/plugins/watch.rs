@@ -52,7 +52,7 @@ impl Worker for FilesWorker {
         self.listen();
         if self.began && self.plugins.are_files_new() {
             tokio::time::sleep(SETTLE).await;
-            if self.plugins.reload().await {
+            if self.plugins.reload().await && self.plugins.refused().is_empty() {
                 tracing::info!("plugins were loaded again: a file changed");
             }
         }

@@ -166,7 +166,7 @@ fn the_cache_is_warmed_by_who_may_pull() {
     let warm = |args: &[&str]| {
         let image = format!("{NAME}:1");
         let registry = ["--registry", &url, "--platform", "all"];
-        command(&["warm", &image]).args(registry).args(args.iter().copied()).output()
+        command(["warm", &image]).args(registry).args(args.iter().copied()).output()
     };
     let with = |password: &str| {
         let file = dir.path().join("password");

@@ -101,12 +101,13 @@ impl Bench {
     /// What the operator is told of the plugin.
     fn plugin(&self) -> Value {
         let url = format!("{}/api/v1/plugins", self.pierhead.admin_url());
-        let answer = Request::new("GET", &url)
-            .header("authorization", format!("Bearer {}", self.pierhead.admin_token()))
-            .send()
-            .expect(200);
-        let all: Value = serde_json::from_slice(&answer.body).unwrap();
-        all["plugins"][0].clone()
+        self.ask_operator(&url)["plugins"][0].clone()
+    }
+
+    #[track_caller]
+    fn ask_operator(&self, url: &str) -> Value {
+        let token = format!("Bearer {}", self.pierhead.admin_token());
+        Request::new("GET", url).header("authorization", token).send().expect(200).json()
     }
 
     #[track_caller]
@@ -144,6 +145,10 @@ fn a_policy_is_made_tested_and_mounted_and_docker_is_refused_with_its_words() {
         dockerd.pull(&image("1")).ok();
     }
     assert_eq!((bench.status("latest"), bench.status("1")), (403, 200));
+
+    let url = format!("{}/api/v1/explain?image={NAME}:latest", bench.pierhead.admin_url());
+    let explained = bench.ask_operator(&url).to_string();
+    assert!(explained.contains("not asked here: my-policy"), "{explained}");
 
     // Its author has another idea, and the server sees it.
     let source = project.join("src/lib.rs");

@@ -2,7 +2,7 @@
 //! does.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -98,6 +98,8 @@ pub(super) struct Mount {
     sets: [Sets; Hook::ALL.len()],
     metrics: [HookMetrics; Hook::ALL.len()],
     circuit_open: IntGauge,
+    /// Whether the latest call broke.
+    breaking: AtomicBool,
     health: Mutex<Health>,
 }
 
@@ -166,6 +168,7 @@ impl Mount {
             sets: Hook::ALL.map(|_| Sets::default()),
             metrics: Hook::ALL.map(|hook| shared.metrics.of(&name, hook)),
             circuit_open: shared.metrics.circuit_of(&name),
+            breaking: AtomicBool::new(false),
             health: Mutex::new(health),
             name,
         }
@@ -337,6 +340,7 @@ impl Mount {
             Ok((answer, sense)) => {
                 let was_probe = permit.is_probe();
                 permit.end(now, None);
+                self.breaking.store(false, Ordering::Relaxed);
                 if was_probe {
                     self.show_circuit();
                 }
@@ -346,6 +350,7 @@ impl Mount {
             }
             Err(broke) => {
                 let was_closed = breaker.circuit() == Circuit::Closed;
+                self.breaking.store(true, Ordering::Relaxed);
                 if broke.counts_against_it() {
                     let subject = context.identity.as_ref().map(|who| who.subject.as_str());
                     permit.end(now, Some(ClientId::new(subject, context.client.address)));
@@ -438,6 +443,7 @@ impl Mount {
             loaded: self.guest.is_ok(),
             stale: self.stale.as_ref().map(ToString::to_string),
             circuit: self.circuit(),
+            breaking: self.breaking.load(Ordering::Relaxed),
             last: self.health.lock().unwrap_or_else(PoisonError::into_inner).last.clone(),
             calls,
             breaks,

@@ -50,6 +50,8 @@ pub struct MountView {
     pub stale: Option<String>,
     /// Whether it is asked.
     pub circuit: Circuit,
+    /// Whether the latest call broke.
+    pub breaking: bool,
     /// What last went wrong.
     pub last: Option<Trouble>,
     /// Calls that were answered, since the start of the process.
@@ -63,12 +65,13 @@ pub struct MountView {
 }
 
 impl MountView {
-    /// One word for how it is: `ok`, `stale` (a newer version was refused), `resting` (it broke
-    /// too often) or `broken` (there is no plugin).
+    /// One word for how it is: `ok`, `stale` (a newer version was refused), `breaking` (its latest
+    /// call broke), `resting` (it broke too often) or `broken` (there is no plugin).
     pub fn health(&self) -> &'static str {
         match (self.loaded, self.circuit, &self.stale) {
             (false, ..) => "broken",
             (true, Circuit::Open | Circuit::HalfOpen, _) => "resting",
+            (true, Circuit::Closed, _) if self.breaking => "breaking",
             (true, Circuit::Closed, Some(_)) => "stale",
             (true, Circuit::Closed, None) => "ok",
         }

@@ -69,6 +69,19 @@ fn wrong(error: impl std::fmt::Display) -> Failure {
     Failure::config(error.to_string().trim().to_owned())
 }
 
+/// The document without what is not known. `null` is a value in Rego and holds as a condition; what
+/// is left out does not.
+fn known(mut document: Value) -> Value {
+    let Some(members) = document.as_object_mut() else { return document };
+    members.retain(|_, member| !member.is_null());
+    for name in ["client", "identity"] {
+        if let Some(inner) = members.get_mut(name).and_then(Value::as_object_mut) {
+            inner.retain(|_, member| !member.is_null());
+        }
+    }
+    document
+}
+
 impl Plugin for Rego {
     type Settings = Settings;
 
@@ -113,12 +126,12 @@ impl Rego {
     /// Asks about nothing in particular: a function that does not exist is found only when a
     /// policy runs.
     fn try_out(&self) -> Result<(), Failure> {
-        self.ask(&serde_json::json!({})).map(drop).map_err(|failure| wrong(failure.message))
+        self.ask(serde_json::json!({})).map(drop).map_err(|failure| wrong(failure.message))
     }
 
     /// What the policy says.
-    fn ask(&self, input: &Value) -> Result<Said, Failure> {
-        let input = regorus::Value::from(input.clone());
+    fn ask(&self, input: Value) -> Result<Said, Failure> {
+        let input = regorus::Value::from(known(input));
         let rule = |policy: &Option<CompiledPolicy>| match policy {
             Some(policy) => policy
                 .eval_with_input(input.clone())
@@ -128,7 +141,7 @@ impl Rego {
         Said::read(&rule(&self.deny)?, &rule(&self.warn)?, &rule(&self.allow)?)
     }
 
-    fn verdict(&self, input: &Value) -> Result<Verdict, Failure> {
+    fn verdict(&self, input: Value) -> Result<Verdict, Failure> {
         let verdict = self.ask(input)?.verdict(self.otherwise == Otherwise::Deny);
         Ok(match self.reuse {
             Some((ttl, key)) => verdict.reuse(ttl, key),
@@ -139,7 +152,7 @@ impl Rego {
 
 impl RequestPolicy for Rego {
     fn evaluate_request(&self, ctx: &CallContext, request: &Request) -> Result<Verdict, Failure> {
-        self.verdict(&document::of_request(ctx, request))
+        self.verdict(document::of_request(ctx, request))
     }
 }
 
@@ -150,7 +163,7 @@ impl ManifestPolicy for Rego {
         stage: Stage,
         manifest: &Manifest,
     ) -> Result<Verdict, Failure> {
-        self.verdict(&document::of_manifest(ctx, stage, manifest, self.with_facts))
+        self.verdict(document::of_manifest(ctx, stage, manifest, self.with_facts))
     }
 }
 
@@ -160,7 +173,7 @@ impl Authorizer for Rego {
         for scope in wanted {
             let mut actions = Vec::new();
             for action in &scope.actions {
-                let said = self.ask(&document::of_scope(ctx, scope, *action))?;
+                let said = self.ask(document::of_scope(ctx, scope, *action))?;
                 if !said.verdict(self.otherwise == Otherwise::Deny).is_denied() {
                     actions.push(*action);
                 }

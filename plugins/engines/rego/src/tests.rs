@@ -126,6 +126,53 @@ fn images_and_facts_are_seen() {
     assert_eq!(evaluate(3, "windows").as_deref(), Some("not for linux; too many layers"));
 }
 
+/// The policy that the page begins with, as it stands there.
+fn of_the_page() -> Rego {
+    let page = include_str!("../../../../docs/plugins/rego.md");
+    let block = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let mount: Value = toml::from_str(block.expect("a block")).expect("it is TOML");
+    let config = mount["plugin"]["images"]["config"].to_string();
+    testing::configure(&config).unwrap_or_else(|failure| panic!("{}", failure.message))
+}
+
+#[test]
+fn the_policy_of_the_page_answers_at_both_hooks() {
+    let rego = of_the_page();
+    let message = "docker.io/library/debian:latest moves: pull a version";
+    assert_eq!(ask(&rego, "docker.io/library/debian:latest").message(), Some(message));
+    let verdict = ask(&rego, "docker.io/library/debian:12");
+    assert_eq!((&verdict.decision, verdict.warnings().count()), (&Decision::Abstain, 0));
+    let warnings = |config: Option<&str>| {
+        let manifest = testing::manifest("docker.io/library/debian:12", "{}", config);
+        let verdict = rego.evaluate_manifest(&testing::context(), Stage::Serve, &manifest);
+        verdict.expect("it decides").warnings().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(Some("{}")), ["this image runs as root"]);
+    assert!(warnings(Some(r#"{"config": {"User": "nobody"}}"#)).is_empty());
+    assert!(warnings(None).is_empty(), "an index has no configuration");
+}
+
+#[test]
+fn what_is_not_known_is_not_there() {
+    let rego = rego(
+        r#"deny contains "who are you" if not input.identity
+        deny contains "no certificate" if not input.client.tls_subject
+        deny contains "no tag" if not input.tag"#,
+    );
+    let verdict = rego.evaluate_request(&testing::context(), &testing::pull("docker.io/a/b:1"));
+    let verdict = verdict.expect("it decides");
+    assert_eq!(verdict.message(), Some("no certificate; who are you"));
+    let digest = format!("docker.io/a/b@sha256:{}", "0".repeat(64));
+    assert_eq!(ask(&rego, &digest).message(), Some("no certificate; no tag"));
+}
+
+#[test]
+fn a_function_that_fails_breaks_the_call() {
+    let rego = rego("deny if object.get(input.name, \"a\", 1) == 1");
+    let ctx = testing::context();
+    assert!(rego.evaluate_request(&ctx, &testing::pull("docker.io/a/b:1")).is_err());
+}
+
 #[test]
 fn an_authorizer_grants_action_by_action() {
     let rego = configure("allow if input.action == \"pull\"", &json!({"otherwise": "deny"}));

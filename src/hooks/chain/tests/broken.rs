@@ -43,7 +43,7 @@ async fn one_setting_answers_every_cause() {
                 assert_eq!(world.metric(calls, &["broken", cause.kind()]), 1.0);
                 let view = &world.chained.view()[0];
                 assert_eq!(view.last.as_ref().map(|last| last.kind), Some(cause.kind()));
-                assert_eq!(view.health(), if at_load { "broken" } else { "ok" });
+                assert_eq!(view.health(), if at_load { "broken" } else { "breaking" });
             }
         }
     }

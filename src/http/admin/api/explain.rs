@@ -11,6 +11,7 @@ use super::extract::Params;
 use super::images::ImageContent;
 use super::name;
 use super::time::rfc3339;
+use crate::hooks::chain::{Mode, MountView};
 use crate::oci::Reference;
 use crate::pull::decide::Decision;
 use crate::pull::explain::{Explanation as Explained, Probe as Probed, Staleness, TagState};
@@ -170,7 +171,17 @@ pub(super) async fn get_explanation(
         repository: Some(scope.repo.to_string()),
         reference: Some(reference.to_string()),
     };
-    Ok(Json(whole(asked, name, explained, &reference)))
+    let mut explanation = whole(asked, name, explained, &reference);
+    explanation.reasons.extend(of_plugins(&parts.plugins.view()));
+    Ok(Json(explanation))
+}
+
+/// What plugins may do about it: whom they would refuse depends on who asks, and nobody does here.
+fn of_plugins(mounts: &[MountView]) -> Option<ExplanationReason> {
+    let may_refuse = |mount: &&MountView| mount.mode == Mode::Enforce && !mount.hooks.is_empty();
+    let names: Vec<&str> = mounts.iter().filter(may_refuse).map(|mount| &*mount.name).collect();
+    let text = format!("plugins may refuse it, and are not asked here: {}", names.join(", "));
+    (!names.is_empty()).then_some(ExplanationReason { text, key: Some("plugin".to_owned()) })
 }
 
 fn whole(

@@ -31,8 +31,9 @@ pub struct Plugin {
     pub mode: String,
     /// What follows when it breaks, where that was set: `deny`, `allow` or `skip`.
     pub on_error: Option<String>,
-    /// `ok`; `stale` (it serves, and a newer version was refused); `resting` (it broke too often
-    /// and is left alone); or `broken` (there is no plugin, and `on_error` answers).
+    /// `ok`; `stale` (it serves, and a newer version was refused); `breaking` (its latest call
+    /// broke); `resting` (it broke too often and is left alone); or `broken` (there is no plugin,
+    /// and `on_error` answers).
     pub health: String,
     /// Why a newer version was refused.
     pub refused: Option<String>,
