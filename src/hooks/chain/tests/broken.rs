@@ -134,7 +134,7 @@ async fn one_client_cannot_have_it_left_alone_for_all() {
         world.request(&manifest("1")).await.unwrap_err();
     }
     assert_eq!(guest.calls(), 20);
-    assert_eq!(world.chained.view()[0].health(), "ok");
+    assert_eq!(world.chained.view()[0].health(), "breaking");
 }
 
 #[tokio::test]
