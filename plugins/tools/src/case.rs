@@ -388,13 +388,19 @@ mod tests {
 
     #[test]
     fn credentials_are_written_as_everything_else() {
-        let text = "call:\n  hook: authenticator\n  credentials: { bearer: abc }\nexpect: {}\n---\n\
-            call:\n  hook: authenticator\n  credentials:\n    basic: { username: a, password: b }\n\
-            expect: {}\n---\n\
-            call:\n  hook: authenticator\n  credentials: anonymous\nexpect: {}\n---\n\
-            call:\n  hook: authenticator\nexpect: {}\n";
+        let case = |credentials: &str| {
+            format!("name: x\ncall:\n  hook: authenticator\n{credentials}expect: {{}}\n---\n")
+        };
+        let text = [
+            "  credentials: { bearer: abc }\n",
+            "  credentials:\n    basic: { username: a, password: b }\n",
+            "  credentials: anonymous\n",
+            "",
+        ]
+        .map(case)
+        .concat();
         let read = |text: &str| parse(text, Path::new("cases.yaml")).unwrap();
-        let cases = read(text);
+        let cases = read(&text);
         let presented: Vec<_> = cases.iter().map(|case| &case.call.credentials).collect();
         assert!(matches!(presented[0], Some(Credentials::Bearer(token)) if token == "abc"));
         assert!(matches!(presented[1], Some(Credentials::Basic(basic)) if basic.username == "a"));
